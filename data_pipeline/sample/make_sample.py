@@ -1,0 +1,137 @@
+"""Cut the packaged sample from the simulated planet: python data_pipeline/sample/make_sample.py PLANET_FOLDER
+
+Copies the packed integers themselves, never decoded values, so what a reader gets is bit for bit what the planet's files give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import pandas as pd
+
+FIELDS: dict[str, int | None] = {  # name: pressure level in hPa
+    "geopotential": 500,
+    "temperature": 850,
+    "u_component_of_wind": 850,
+    "v_component_of_wind": 850,
+    "specific_humidity": 850,
+    "2m_temperature": None,
+    "mean_sea_level_pressure": None,
+    "total_precipitation_12hr": None,
+}
+LEVELS = sorted({level for level in FIELDS.values() if level is not None})
+TRAINING_YEARS = (2004, 2005)
+TEST_YEAR = 2007
+INITIALISATIONS = pd.date_range("2007-01-16", periods=8, freq="47D")
+INPUT_FRAMES = 2
+LEAD_DAYS = 10
+STEP = pd.Timedelta("12h")
+
+TITLE = "Simulated planet (JCM 3.0.0, SPEEDY physics): a sample of 8 fields; not real weather"
+LICENCE = "Apache-2.0"
+CHUNK_STEPS = 10
+# szip predicts each integer from its neighbour in longitude: 8.6 MB a year, against 9.8 to 12 MB with zlib 9 and shuffle.
+COMPRESSION = {"compression": "szip", "szip_coding": "nn", "szip_pixels_per_block": 32}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cut the packaged sample from the simulated planet.")
+    parser.add_argument("planet", type=Path, help="folder with planet_2001.nc ... planet_2007.nc and planet_static.nc")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    arguments = parser.parse_args()
+    make_sample(arguments.planet, arguments.out)
+
+
+def make_sample(planet: Path, out: Path) -> None:
+    """Write the sample's NetCDF files and `checksums.json` (sha256, bytes) into `out`."""
+    for year in TRAINING_YEARS:
+        cut(planet / f"planet_{year}.nc", out / f"planet_{year}.nc")
+    cut(planet / f"planet_{TEST_YEAR}.nc", out / f"planet_{TEST_YEAR}_windows.nc", window_times())
+    copy_static(planet / "planet_static.nc", out / "planet_static.nc")
+    checksums = {path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in sorted(out.glob("*.nc"))}
+    (out / "checksums.json").write_text(json.dumps(checksums, indent=2) + "\n")
+    for name, entry in checksums.items():
+        print(f"{entry['bytes'] / 1e6:8.3f} MB  {out / name}")
+    print(f"{sum(entry['bytes'] for entry in checksums.values()) / 1e6:8.3f} MB  in all")
+
+
+def window_times() -> pd.DatetimeIndex:
+    """Every stamp of the test year that a packaged initialisation needs: its input frames and its verifying analyses."""
+    offsets = pd.timedelta_range(-(INPUT_FRAMES - 1) * STEP, pd.Timedelta(days=LEAD_DAYS), freq=STEP)
+    return pd.DatetimeIndex(sorted({init + offset for init in INITIALISATIONS for offset in offsets}))
+
+
+def cut(source_path: Path, target_path: Path, times: pd.DatetimeIndex | None = None) -> None:
+    """Copy the sample's fields from one year, all its stamps or only `times`."""
+    with netCDF4.Dataset(source_path) as source, netCDF4.Dataset(target_path, "w") as target:
+        source.set_auto_maskandscale(False)
+        rows = np.arange(source.dimensions["time"].size) if times is None else _rows(source["time"], times)
+        target.setncatts({"title": TITLE, "Conventions": "CF-1.8", "source": source.title, "licence": LICENCE})
+        _copy_coordinate(source["time"], target, source["time"][rows])
+        _copy_coordinate(source["level"], target, np.array(LEVELS))
+        for name in ("latitude", "longitude"):
+            _copy_coordinate(source[name], target, source[name][:])
+        for name, level in FIELDS.items():
+            _copy_field(source, target, name, level, rows)
+
+
+def copy_static(source_path: Path, target_path: Path) -> None:
+    """Copy the fields that do not change: orography and land-sea mask, float32 as they are."""
+    with netCDF4.Dataset(source_path) as source, netCDF4.Dataset(target_path, "w") as target:
+        target.setncatts({"title": TITLE, "Conventions": "CF-1.8", "licence": LICENCE})
+        for name in ("latitude", "longitude"):
+            _copy_coordinate(source[name], target, source[name][:])
+        for name in ("geopotential_at_surface", "land_sea_mask"):
+            field = source[name]
+            copy = target.createVariable(name, field.dtype, field.dimensions, compression="zlib", complevel=9, shuffle=True)
+            copy.setncatts(_attributes(field))
+            copy[:] = field[:]
+
+
+def _copy_field(source: netCDF4.Dataset, target: netCDF4.Dataset, name: str, level: int | None, rows: np.ndarray) -> None:
+    field = source[name]
+    chunks = tuple(min(CHUNK_STEPS, rows.size) if dim == "time" else 1 if dim == "level" else None for dim in field.dimensions)
+    sizes = tuple(target.dimensions[dim].size if chunk is None else chunk for dim, chunk in zip(field.dimensions, chunks, strict=True))
+    attributes = _attributes(field)
+    copy = target.createVariable(
+        name, field.dtype, field.dimensions, chunksizes=sizes, fill_value=attributes.pop("_FillValue"), **COMPRESSION
+    )
+    copy.set_auto_maskandscale(False)
+    if level is None:
+        copy.setncatts(attributes)
+        copy[:] = field[rows]
+        return
+    copy.setncatts(attributes | {"levels_available": np.int32(level)})
+    copy[:, LEVELS.index(level)] = field[rows, source["level"][:].tolist().index(level)]
+
+
+def _copy_coordinate(source: netCDF4.Variable, target: netCDF4.Dataset, values: np.ndarray) -> None:
+    target.createDimension(source.name, len(values))
+    copy = target.createVariable(source.name, source.dtype, (source.name,))
+    copy.setncatts(_attributes(source))
+    copy[:] = values
+
+
+def _rows(time: netCDF4.Variable, wanted: pd.DatetimeIndex) -> np.ndarray:
+    stamps = pd.DatetimeIndex(netCDF4.num2date(time[:], time.units, only_use_cftime_datetimes=False))
+    rows = stamps.get_indexer(wanted)
+    if (rows < 0).any():
+        raise SystemExit(f"the planet lacks {wanted[rows < 0][0]}; its stamps run from {stamps[0]} to {stamps[-1]}")
+    return rows
+
+
+def _attributes(variable: netCDF4.Variable) -> dict[str, object]:
+    return {name: variable.getncattr(name) for name in variable.ncattrs()}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    main()
