@@ -330,13 +330,15 @@ def identify(name: str, attrs: Mapping[str, Any], *, on_levels: bool, static: bo
 def _candidates(name: str, attrs: Mapping[str, Any]) -> tuple[list[Variable], list[Variable]]:
     """Entries that agree with every piece of evidence, and those that agree with any."""
     param_id, standard_name = attrs.get("GRIB_paramId"), str(attrs.get("standard_name", "unknown"))
+    if param_id is not None:  # decides alone: the GRIB names of other parameters may be the same
+        by_param = [v for v in _TABLE if int(param_id) in v.param_ids]
+        return by_param, by_param
     standard_name = _STANDARD_NAMES.get(standard_name, standard_name)
-    by_param = [v for v in _TABLE if param_id is not None and int(param_id) in v.param_ids]
     by_alias = [v for v in _TABLE if name in v.aliases] or [v for v in _TABLE if name.lower() in v.aliases]
     by_standard = [v for v in _TABLE if v.standard_name == standard_name]
+    if len(by_alias) == 1 and len(name) >= 3:  # specific, and the CF names of old converters are not reliable (stl1, sst)
+        return by_alias, by_alias
     pieces = [piece for piece in (by_alias, by_standard) if piece]
-    if param_id is not None:  # decides alone: the GRIB names of other parameters may be the same
-        return by_param, by_param
     named = [v for v in _TABLE if any(v in piece for piece in pieces)]
     return [v for v in named if all(v in piece for piece in pieces)], named
 

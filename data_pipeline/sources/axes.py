@@ -1,0 +1,197 @@
+"""Axes in the schema's form: latitude ascending, longitude eastward, level in hPa, stamps, lead times, members; all lazily."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from data_pipeline.errors import InputError
+
+_HOURS_BY_NAME = ("fhour", "forecast_hour")
+_LEAD_UNITS = {
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), "h"), **dict.fromkeys(("m", "min", "minute", "minutes"), "min"),
+    **dict.fromkeys(("s", "sec", "second", "seconds"), "s"), **dict.fromkeys(("d", "day", "days"), "D"),
+    **dict.fromkeys(("ns", "nanoseconds"), "ns"), **dict.fromkeys(("us", "microseconds"), "us"), **dict.fromkeys(("ms", "milliseconds"), "ms"),
+}  # fmt: skip
+_ACCUMULATIONS = ("accum", "avg", "max", "min", "diff")  # GRIB stepType
+
+
+def oriented(data: xr.Dataset, log: list[str]) -> xr.Dataset:
+    """Latitude ascending; longitude from 0 eastward on a full circle, otherwise one piece that starts in [-180, 180)."""
+    latitude = without_noise(data["latitude"].values)
+    longitude = without_noise(data["longitude"].values)
+    order = np.argsort(latitude)
+    if not np.array_equal(order, np.arange(order.size)):
+        log.append(f"latitude {latitude[0]:g} .. {latitude[-1]:g}: flipped to ascending")
+        reverse = np.array_equal(order, np.arange(order.size)[::-1])
+        data = data.isel(latitude=slice(None, None, -1) if reverse else order)
+    data = data.assign_coords(latitude=latitude[order])
+    columns, eastward = _eastward(longitude, log)
+    if not np.array_equal(columns, np.arange(longitude.size)):
+        data = data.isel(longitude=columns)
+    if not np.array_equal(eastward, longitude):
+        log.append(f"longitude {longitude[0]:g} .. {longitude[-1]:g}: now {eastward[0]:g} .. {eastward[-1]:g}")
+    return data.assign_coords(longitude=eastward)
+
+
+def without_noise(values: np.ndarray) -> np.ndarray:
+    """Coordinates as float64, float32 noise removed: the fewest decimals that stay within its rounding (35.1, not 35.099998)."""
+    exact = np.asarray(values, dtype=np.float64)
+    if values.dtype != np.float32:
+        return np.round(exact, 9) + 0.0
+    noise = np.spacing(np.abs(values)).astype(np.float64)
+    for decimals in range(1, 8):
+        rounded = np.round(exact, decimals)
+        if (np.abs(rounded - exact) <= noise).all():
+            return rounded + 0.0
+    return exact
+
+
+def _eastward(longitude: np.ndarray, log: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Column order and values of the canonical longitude axis."""
+    wrapped = np.mod(longitude, 360.0)
+    wrapped[wrapped > 360 - 1e-6] = 0.0
+    order = np.argsort(wrapped, kind="stable")
+    repeated = np.flatnonzero(np.diff(wrapped[order]) < 1e-6) + 1
+    if repeated.size > 1 or (repeated.size == 1 and abs(np.ptp(longitude) - 360) > 1e-3):
+        raise InputError(f"longitude repeats {wrapped[order][repeated[0]]:g} degrees east; expected each column once")
+    if repeated.size == 1:
+        log.append(f"longitude {longitude[order[repeated[0]]]:g}: repeats the first column, dropped")
+        order = np.delete(order, repeated)
+    values = wrapped[order]
+    if values.size < 2:
+        raise InputError("longitude has a single column; expected a grid of at least two")
+    gaps = np.diff(values, append=values[0] + 360)
+    if gaps.max() < 1.5 * np.median(gaps):
+        return order, values
+    start = (int(np.argmax(gaps)) + 1) % values.size
+    order, values = np.roll(order, -start), np.roll(values, -start)
+    values = np.where(np.arange(values.size) >= values.size - start, values + 360, values) if start else values
+    shift = 360.0 if values[0] >= 180 else 0.0
+    return order, np.round(values - shift, 9)
+
+
+def pressure_levels(data: xr.Dataset, source: str, log: list[str]) -> xr.Dataset:
+    """`level` as integers in hPa, ascending; scalars stay scalars. Raises InputError for anything that is not pressure."""
+    level = data["level"]
+    units = str(level.attrs.get("units", "")).strip()
+    standard_name = str(level.attrs.get("standard_name", "air_pressure"))
+    if "sigma" in standard_name or "hybrid" in standard_name or source in ("hybrid", "theta"):
+        raise InputError(f"{source} is {standard_name}: model levels; interpolate to pressure levels first")
+    values = np.atleast_1d(np.asarray(level.values, dtype=np.float64))
+    if units == "Pa" or (source == "isobaricInPa") or (not units and values.max() > 1100):
+        values = values / 100
+        log.append(f"{source}: Pa to hPa")
+    elif units not in ("", "hPa", "mbar", "mb", "millibars", "millibar", "1", "hectopascals"):
+        raise InputError(f"{source} has units {units!r}; expected pressure in hPa or Pa")
+    whole = np.round(values).astype(np.int64)
+    if not np.allclose(values, whole, rtol=0, atol=1e-3) or (whole <= 0).any() or whole.max() > 1100:
+        raise InputError(f"{source} holds {values.tolist()}; expected whole pressures from 1 to 1100 hPa")
+    data = data.assign_coords(level=(level.dims, whole) if level.ndim else int(whole[0]))
+    if level.ndim and (np.diff(whole) <= 0).any():
+        log.append(f"{source} {whole[0]} .. {whole[-1]}: sorted to ascending")
+        data = data.isel(level=np.argsort(whole))
+    return data
+
+
+def stamps(coord: xr.DataArray, source: str) -> np.ndarray:
+    """Dates as datetime64[ns], rounded to the second (fractional days carry noise). Raises InputError for other calendars."""
+    if coord.dtype == object:
+        calendar = getattr(coord.values.flat[0], "calendar", "an unknown calendar")
+        raise InputError(
+            f"{source} is on the calendar {calendar!r}; expected the standard one. Convert it first (for example cdo setcalendar)"
+        )
+    if coord.dtype.kind != "M":
+        raise InputError(f"{source} holds {coord.dtype}, not dates; it needs CF units such as 'hours since 1900-01-01'")
+    seconds = (coord.values.astype("datetime64[ms]") + np.timedelta64(500, "ms")).astype("datetime64[s]")
+    return seconds.astype("datetime64[ns]")
+
+
+def leads(coord: xr.DataArray, source: str) -> np.ndarray:
+    """Lead times as timedelta64[ns]; numbers are read by their units. Raises InputError for numbers without units."""
+    if coord.dtype.kind == "m":
+        return coord.values.astype("timedelta64[ns]")
+    units = str(coord.attrs.get("units", "hours" if source in _HOURS_BY_NAME else ""))
+    try:
+        unit = pd.Timedelta(1, unit=_LEAD_UNITS[units.strip().lower()])
+    except KeyError:
+        raise InputError(f"{source} holds numbers with units {units!r}; expected hours, minutes, seconds or days") from None
+    nanoseconds = np.asarray(coord.values, dtype=np.float64) * unit.value
+    return np.round(nanoseconds).astype("int64").astype("timedelta64[ns]")
+
+
+def analysis_time(data: xr.Dataset, names: dict[str, str], log: list[str]) -> xr.Dataset:
+    """One dim `time` of valid stamps, or none for static data. Members and forecasts are refused.
+
+    Accumulations that an archive keeps as forecasts of the analysis run (time and step, each valid time once) are unfolded.
+    """
+    if data.sizes.get("number", 1) > 1:
+        raise InputError(f"{data.sizes['number']} members along {names['number']!r}: open them as an ensemble, or select one member")
+    data = data.squeeze("number", drop=True) if "number" in data.dims else data.drop_vars("number", errors="ignore")
+    if data.sizes.get("lead", 1) > 1:
+        data = _unfolded(data, names, log)
+    elif "lead" in data.dims:
+        data = data.squeeze("lead")
+    if "valid" in data.dims:
+        data = data.drop_vars(["time", "init", "lead"], errors="ignore").rename(valid="time")
+        log.append(f"{names['valid']} -> time")
+        data = data.assign_coords(time=stamps(data["time"], names["valid"]))
+    elif "time" in data.variables:
+        lead = leads(data["lead"], names["lead"]) if "lead" in data.variables else np.timedelta64(0, "ns")
+        data = data.assign_coords(time=(data["time"].dims, stamps(data["time"], names["time"]) + lead))
+    elif "valid" in data.variables:
+        data = data.assign_coords(time=stamps(data["valid"], names["valid"]))
+    elif "init" in data.variables:
+        raise InputError(f"{names['init']!r} without valid times: these look like forecasts; open them as an ensemble")
+    return data.drop_vars(["init", "lead", "valid"], errors="ignore")
+
+
+def _unfolded(data: xr.Dataset, names: dict[str, str], log: list[str]) -> xr.Dataset:
+    kinds = {str(array.attrs.get("GRIB_stepType", "instant")) for array in data.data_vars.values() if "lead" in array.dims}
+    init = "time" if "time" in data.variables else "init"
+    if not kinds <= set(_ACCUMULATIONS) or init not in data.variables:
+        raise InputError(f"{data.sizes['lead']} lead times along {names['lead']!r}: these are forecasts; open them as an ensemble")
+    data = data.drop_vars("valid", errors="ignore")
+    if init not in data.dims:
+        data = data.expand_dims(init)
+    begins, steps = stamps(data[init], names.get(init, init)), leads(data["lead"], names["lead"])
+    valid = (begins[:, None] + steps[None, :]).reshape(-1)
+    if np.unique(valid).size != valid.size:
+        raise InputError(f"{names['lead']!r} overlaps from one run to the next: a stamp has several values; select the steps of one run")
+    flat = data.drop_vars([init, "lead"]).stack(unfolded=(init, "lead"), create_index=False)
+    log.append(f"{names.get(init, init)} and {names['lead']} -> time (accumulations, each valid time once)")
+    return flat.rename(unfolded="time").assign_coords(time=valid).sortby("time")
+
+
+def forecast_time(data: xr.Dataset, names: dict[str, str], log: list[str]) -> tuple[xr.Dataset, bool]:
+    """Dims `time` (initialisation), `prediction_timedelta` and `number`; and whether these are forecasts, not analysis members.
+
+    Data with stamps but without lead times are members of an analysis: lead 0. A single run without a member dim is one member.
+    """
+    is_forecast = "lead" in data.variables or "init" in data.variables
+    valid = next((name for name in ("valid", "time") if name in data.dims), None)
+    if "init" in data.variables and "init" not in data.dims and valid is not None:
+        lead = stamps(data[valid], names[valid]) - stamps(data["init"], names["init"])
+        data = data.drop_vars(["lead", *({"valid", "time"} - {valid})], errors="ignore")
+        data = data.rename({valid: "lead"}).assign_coords(lead=lead).rename(init="time")
+        log.append(f"{names[valid]} - {names['init']} -> prediction_timedelta")
+    elif "lead" in data.variables:
+        if "init" in data.variables:
+            data = data.drop_vars("time", errors="ignore").rename(init="time")
+        if "time" not in data.variables:
+            raise InputError(f"{names['lead']!r} without an initialisation time; expected one of time, init_time, forecast_reference_time")
+        data = data.assign_coords(lead=(data["lead"].dims, leads(data["lead"], names["lead"])))
+    elif "init" in data.variables:
+        raise InputError(f"{names['init']!r} without lead times; expected a dim such as step or lead_time")
+    elif valid is None and "time" not in data.variables:
+        raise InputError("no time found; expected stamps of initialisation, and lead times for forecasts")
+    else:
+        data = data.rename(valid="time") if valid == "valid" else data
+        data = data.assign_coords(lead=np.timedelta64(0, "ns"))
+    data = data.assign_coords(time=(data["time"].dims, stamps(data["time"], names.get("init", names.get("time", "time")))))
+    if "number" not in data.coords:
+        log.append("no member dim: one member, number 0")
+        data = data.assign_coords(number=0)
+    data = data.drop_vars("valid", errors="ignore").rename(lead="prediction_timedelta")
+    return data.assign_coords(number=data["number"].astype(np.int64)), is_forecast

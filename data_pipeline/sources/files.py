@@ -1,0 +1,166 @@
+"""Files of any archive in the schema: NetCDF (classic and 4), GRIB (1 and 2) and zarr (2 and 3), one or many, lazily.
+
+`open_files` gives analyses, `open_ensemble` forecasts or analysis members. Names, units and orientation are mapped to the schema
+(`data_pipeline.variables`, `data_pipeline.sources.layout`); what was done is in `attrs["mapping"]`, a JSON list of lines.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from data_pipeline import schema
+from data_pipeline.errors import InputError
+from data_pipeline.grid import Grid
+from data_pipeline.sources.fields import Found, Hints, read
+from data_pipeline.sources.grib import open_grib
+from data_pipeline.sources.join import join
+
+Paths = str | Path | Sequence[str | Path]
+_SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf", ".grib", ".grib1", ".grib2", ".grb", ".grb2", ".zarr")
+
+
+def open_files(
+    paths: Paths,
+    *,
+    pattern: str | None = None,
+    static: Paths | None = None,
+    variables: Sequence[str] | None = None,
+    levels: Mapping[str, int] | None = None,
+    names: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> xr.Dataset:
+    """Analyses as a lazy dataset (time, [level], latitude, longitude), static fields (latitude, longitude), float32.
+
+    paths: a file, a zarr store, a folder, a glob, or a list of these; pattern: of the files of a folder. static: more files whose
+    fields have no time. variables: canonical names to take (default: all that are known). levels, names, units: what files do not
+    tell, see `Hints`. Missing values stay NaN; a level that only other variables have is NaN and not in `levels_available`.
+    Raises InputError for files that are missing, cut, on another grid, ambiguous, or lack an asked variable.
+    """
+    hints = Hints(levels or {}, names or {}, units or {})
+    opened = [found for path in expand(paths, pattern) for found in _read(path, "analysis", hints)]
+    if static is not None:
+        extra = [found for path in expand(static) for found in _read(path, "analysis", hints)]
+        for found in extra:
+            found.fields = [array for array in found.fields if "time" not in array.dims]
+        opened += extra
+    data = _assemble(opened, variables)
+    return _checked(data, "analysis")
+
+
+def open_ensemble(
+    paths: Paths,
+    *,
+    pattern: str | None = None,
+    variables: Sequence[str] | None = None,
+    levels: Mapping[str, int] | None = None,
+    names: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> xr.Dataset:
+    """Forecasts as a lazy dataset (time, prediction_timedelta, number, [level], latitude, longitude) with `valid_time`.
+
+    Arguments as in `open_files`. `attrs["form"]` is "forecast", or "analysis members" where the files have no lead times: then
+    prediction_timedelta is 0. A deterministic run is one member, number 0. A lead that only other variables have is NaN, those
+    present are in `hours_available`. No verifying analysis is added or guessed.
+    """
+    hints = Hints(levels or {}, names or {}, units or {})
+    opened = [found for path in expand(paths, pattern) for found in _read(path, "forecast", hints)]
+    for found in opened:
+        found.fields = [array for array in found.fields if "time" in array.dims]
+    data = _assemble(opened, variables)
+    is_forecast = {found.is_forecast or bool((_leads(found) != 0).any()) for found in opened if found.fields}
+    if len(is_forecast) > 1:
+        raise InputError("some of the files have lead times and some have none; open forecasts and analysis members separately")
+    valid = data["time"].values[:, None] + data["prediction_timedelta"].values[None, :]
+    data = data.assign_coords(valid_time=(("time", "prediction_timedelta"), valid))
+    data.attrs["form"] = "forecast" if is_forecast.pop() and bool((data["prediction_timedelta"].values.astype("int64") != 0).any()) else "analysis members"
+    return _checked(data, "forecast")
+
+
+def _leads(found: Found) -> np.ndarray:
+    return found.fields[0]["prediction_timedelta"].values.astype("int64")
+
+
+def expand(paths: Paths, pattern: str | None = None) -> list[Path]:
+    """The files behind a file, folder, glob or list, sorted. Raises InputError if there are none."""
+    if not isinstance(paths, str | Path):
+        return [found for path in paths for found in expand(path, pattern)]
+    path = Path(paths).expanduser()
+    if path.is_dir() and not _is_zarr(path):
+        found = sorted(path.glob(pattern or "*"))
+        found = [file for file in found if pattern or file.suffix in _SUFFIXES]
+        if not found:
+            raise InputError(f"{path} holds no file {pattern or 'with a known ending (' + ' '.join(_SUFFIXES) + ')'}")
+        return found
+    if path.exists():
+        return [path]
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    if not matches:
+        raise InputError(f"{path} not found; give a file, a folder, a glob or a zarr store")
+    return matches
+
+
+def _read(path: Path, kind: schema.Kind, hints: Hints) -> list[Found]:
+    return [read(raw, kind, hints, path.name) for raw in _open(path)]
+
+
+def _open(path: Path) -> list[xr.Dataset]:
+    try:
+        if _is_zarr(path):
+            return [xr.open_zarr(path, chunks={}, decode_timedelta=False)]
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, not a zarr store; give its files, or the folder with a pattern")
+        with path.open("rb") as file:
+            magic = file.read(8)
+        if magic.startswith(b"CDF") or magic.startswith(b"\x89HDF"):
+            return [xr.open_dataset(path, engine="netcdf4", chunks=None, cache=False, decode_timedelta=False)]
+        if magic.startswith(b"PK"):
+            raise InputError(f"{path.name} is a zip archive (the Climate Data Store packs several files): unpack it first")
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} cannot be opened: {error}. The file may be cut; get it again") from None
+    return open_grib(path)
+
+
+def _is_zarr(path: Path) -> bool:
+    return path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata"))
+
+
+def _assemble(opened: Sequence[Found], variables: Sequence[str] | None) -> xr.Dataset:
+    fields = [array for found in opened for array in found.fields]
+    left_out = {name: reason for found in opened for name, reason in found.left_out.items()}
+    if variables is not None:
+        _check_asked(variables, fields, left_out)
+        fields = [array for array in fields if array.name in variables]
+    log = list(dict.fromkeys(line for found in opened for line in found.log))
+    if not fields:
+        raise InputError("no field of the table was found" + _reasons(left_out))
+    data = join(fields, log)
+    log += [f"{name}: left out, {reason}" for name, reason in left_out.items()]
+    data.attrs["mapping"] = json.dumps(log)
+    return data
+
+
+def _check_asked(variables: Sequence[str], fields: Sequence[xr.DataArray], left_out: Mapping[str, str]) -> None:
+    found = {str(array.name) for array in fields}
+    missing = [name for name in variables if name not in found]
+    if missing:
+        raise InputError(f"{', '.join(missing)} not in the source; found {', '.join(sorted(found)) or 'none'}" + _reasons(left_out))
+
+
+def _reasons(left_out: Mapping[str, str]) -> str:
+    return "".join(f"\n  - {name}: left out, {reason}" for name, reason in left_out.items())
+
+
+def _checked(data: xr.Dataset, kind: schema.Kind) -> xr.Dataset:
+    data = data.assign_coords(Grid.of(data).coords())
+    if "level" in data.coords:
+        data["level"].attrs.update(units="hPa", standard_name="air_pressure", positive="down")
+    schema.validate(data, kind)
+    return data
