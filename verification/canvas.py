@@ -1,7 +1,7 @@
 """The drawing surface of maps: panels in a projection, fields interpolated to its pixels, packaged coastlines.
 
-A field is interpolated bilinearly to the pixels of the map and contoured there. So one path serves any cartopy projection, the seam of
-longitude and the poles need no special case, and a map costs the same at 5 degrees and at 0.25.
+A field is interpolated bilinearly to the pixels of the map and contoured there. So one path serves any cartopy projection, the
+seam of longitude and the poles need no special case, and a map costs the same at 5 degrees and at 0.25.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def canvas(
 ) -> Canvas:
     """Rows x columns of empty maps with coastlines, fitted to the grid, and `bars` strips for colour bars.
 
-    projection: PlateCarree by default, centred on a regional grid. extent: (west, east, south, north) in degrees; a regional grid is
-    shown to its outer cell edges, a global one whole. width: inches; the height follows from the maps.
+    projection: PlateCarree by default, centred on a regional grid. extent: (west, east, south, north) in degrees; a regional
+    grid is shown to its outer cell edges, a global one whole. width: inches; the height follows from the maps.
     """
     frame = _extent(grid, extent)
     whole = extent is None and circles(grid)

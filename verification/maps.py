@@ -1,7 +1,8 @@
 """Maps of fields and ensembles: xarray in the schema goes in, a matplotlib Figure comes out.
 
-Any cartopy projection, global and regional grids, levels and colours by variable, display units; coastlines are packaged and nothing is
-downloaded. No pyplot and no global state: a figure is the caller's to save. Matplotlib is not thread-safe: draw in one thread.
+Any cartopy projection, global and regional grids, levels and colours by variable, display units; coastlines are packaged and
+nothing is downloaded. No pyplot and no global state: a figure is the caller's to save. Matplotlib is not thread-safe: draw in
+one thread.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def plot_field(
 ) -> Figure:
     """One field (latitude, longitude) in SI units, shaded in display units.
 
-    variable: name or channel label (`geopotential_500`); the array's own name by default. shading: levels, colours and label instead of
-    the variable's own; the field is then taken as it is. frame: `projection` (any cartopy one), `extent` (west, east, south, north) in
-    degrees, `width` in inches. Missing values are grey. Raises InputError for other dims.
+    variable: name or channel label (`geopotential_500`); the array's own name by default. shading: levels, colours and label
+    instead of the variable's own; the field is then taken as it is. frame: `projection` (any cartopy one), `extent` (west, east,
+    south, north) in degrees, `width` in inches. Missing values are grey. Raises InputError for other dims.
     """
     style = style_of(_variable(field, variable), field.attrs.get("units"))
     shown = field if shading else style.display(field)
@@ -81,7 +82,7 @@ def plot_stamps(
     title: str = "",
     **frame: Any,
 ) -> Figure:
-    """Truth, ensemble mean, spread and members of an ensemble (number, latitude, longitude) side by side; one scale for all but the spread.
+    """Truth, mean, spread and members of an ensemble (number, latitude, longitude) side by side; one scale for all but the spread.
 
     members: positions along `number`. Without `truth` its panel is left out. Other arguments as `plot_field`.
     """

@@ -80,7 +80,7 @@ def build(source: Path) -> None:
         countries = Counter(i for country in topology["objects"]["countries"]["geometries"] for i in arc_uses(country))
         coast = sorted(arc_uses(topology["objects"]["land"]))
         borders = sorted(i for i, uses in countries.items() if uses > 1)
-        packed = {}
+        packed: dict[str, Any] = {}
         for feature, chosen in (("coast", coast), ("borders", borders)):
             packed[feature], packed[f"{feature}_lengths"] = pack([arcs[i] for i in chosen])
         target = FOLDER / f"ne_{name.removeprefix('countries-').removesuffix('.json')}.npz"
