@@ -1,7 +1,7 @@
 """Units: any usual spelling to those of the variables table.
 
-A unit is read as a factor and powers of kg, m, s and K, so that `m**2 s**-2`, `m^2/s^2` and `m2 s-2` are one unit; four bridges that
-are not plain factors are spelled out: temperature in Celsius, geopotential height, water as mass or depth, and fractions.
+A unit is read as a factor and powers of kg, m, s and K, so that `m**2 s**-2`, `m^2/s^2` and `m2 s-2` are one unit; what is not a
+plain factor is spelled out: temperature in Celsius, geopotential height, water as mass or depth, and fractions.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ _BASE: dict[str, tuple[float, Powers]] = {
 _FRACTIONS = {"(0 - 1)", "(0-1)", "0-1", "fraction", "numeric", "dimensionless", "proportion", "~"}
 _CELSIUS = {"degc", "deg c", "celsius", "degree_celsius", "degrees_celsius", "degree celsius", "degrees celsius", "°c", "c"}
 _WORDS = {
-    "metres": "m", "meters": "m", "metre": "m", "meter": "m", "seconds": "s", "second": "s", "sec": "s", "kelvins": "K", "degk": "K",
-    "pascal": "Pa", "pascals": "Pa", "joules": "J", "hours": "h",
+    "metres": "m", "meters": "m", "metre": "m", "meter": "m", "seconds": "s", "second": "s", "sec": "s", "kelvins": "K",
+    "degk": "K", "pascal": "Pa", "pascals": "Pa", "joules": "J", "hours": "h",
 }  # fmt: skip
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _TOKEN = re.compile(r"([a-z%]+|1)(-?\d+)?")

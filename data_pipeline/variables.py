@@ -1,7 +1,7 @@
-"""One table of variables: canonical (WeatherBench 2) name, ERA5 units, the names archives use, physical range, transform, plot style.
+"""One table of variables: canonical (WeatherBench 2) name, ERA5 units, names in archives, physical range, transform, plot style.
 
-Names: GRIB shortName and paramId (ecCodes 2.50), NetCDF names of the Climate Data Store, CF standard names, NCEP names and those of
-earth2studio. Conversions of units are in `data_pipeline.units`.
+Names: GRIB shortName and paramId (ecCodes 2.50), NetCDF names of the Climate Data Store, CF standard names, NCEP names and those
+of earth2studio. Conversions of units are in `data_pipeline.units`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Style:
 class Variable:
     """What plumecast knows about a variable.
 
-    units: those of ERA5. aliases: every name in files. param_ids: GRIB. height: metres above ground where a CF name alone does not
+    units: those of ERA5. aliases: names in files. param_ids: GRIB. height: metres above ground where a CF name alone does not
     tell. on_levels: lives on pressure levels. static: no time. accumulated: over the step that ends at the stamp, so that the
     canonical name may carry its hours (`total_precipitation_12hr`). valid_range: what an analysis on Earth can hold, generously.
     transform: hint for training; "log" is log(1 + x / 1 mm).
@@ -89,7 +89,8 @@ _TABLE = (
     ),
     Variable(
         "specific_humidity", "kg kg-1", "Specific humidity", "q", ("q", "hus", "SPFH"), "specific_humidity",
-        non_negative=True, param_ids=(133,), valid_range=(-1e-3, 0.05), on_levels=True, style=Style("YlGnBu", units="g kg-1", factor=1e3),
+        non_negative=True, param_ids=(133,), valid_range=(-1e-3, 0.05), on_levels=True,
+        style=Style("YlGnBu", units="g kg-1", factor=1e3),
     ),
     Variable(
         "relative_humidity", "%", "Relative humidity", "r", ("r", "hur", "RH"), "relative_humidity",
@@ -267,8 +268,9 @@ _TABLE = (
     ),
     # static
     Variable(
-        "geopotential_at_surface", "m2 s-2", "Surface geopotential", "z_sfc", ("z", "zsfc", "orog", "HGT"), "surface_geopotential",
-        param_ids=(129, 228002), valid_range=(-1e4, 9e4), static=True, height=0, style=Style("terrain", units="m", factor=1 / 9.80665),
+        "geopotential_at_surface", "m2 s-2", "Surface geopotential", "z_sfc", ("z", "zsfc", "orog", "HGT"),
+        "surface_geopotential", param_ids=(129, 228002), valid_range=(-1e4, 9e4), static=True, height=0,
+        style=Style("terrain", units="m", factor=1 / 9.80665),
     ),
     Variable(
         "land_sea_mask", "1", "Land-sea mask", "lsm", ("lsm", "LAND", "sftlf"), "land_binary_mask",
@@ -291,7 +293,7 @@ _STANDARD_NAMES = {
 }  # fmt: skip
 
 
-class UnknownVariable(ValueError):
+class UnknownVariableError(ValueError):
     """A source variable that is not in the table, or that its name and attributes do not settle; the message says which."""
 
 
@@ -308,21 +310,21 @@ def identify(name: str, attrs: Mapping[str, Any], *, on_levels: bool, static: bo
     """The canonical name of a source variable, from its name, GRIB paramId, CF standard_name and vertical place.
 
     on_levels: it has a pressure level. static: it has no time. height: metres above ground where the source says so, 0 for the
-    surface. Raises UnknownVariable if nothing fits, or if several entries do.
+    surface. Raises UnknownVariableError if nothing fits, or if several entries do.
     """
     if lookup(name) is not None:
         return name
     param_id = attrs.get("GRIB_paramId")
     candidates, named = _candidates(name, attrs)
     if not named:
-        raise UnknownVariable("not in the table of variables")
+        raise UnknownVariableError("not in the table of variables")
     if not candidates:
-        raise UnknownVariable(f"its name and standard_name {attrs['standard_name']!r} contradict each other")
+        raise UnknownVariableError(f"its name and standard_name {attrs['standard_name']!r} contradict each other")
     if len(candidates) > 1:
         candidates = _by_place(candidates, on_levels, static, height)
     if len(candidates) != 1:
         choices = ", ".join(sorted(variable.name for variable in named))
-        raise UnknownVariable(f"may be any of {choices}; say which by the source option names, or give its level")
+        raise UnknownVariableError(f"may be any of {choices}; say which by the source option names, or give its level")
     hours = _HOURS.get(name) or _HOURS.get(int(param_id) if param_id is not None else -1)
     return candidates[0].name + (f"_{hours}hr" if hours else "")
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from data_pipeline.errors import InputError
 
 _HOURS_BY_NAME = ("fhour", "forecast_hour")
-_LEAD_UNITS = {
-    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), "h"), **dict.fromkeys(("m", "min", "minute", "minutes"), "min"),
-    **dict.fromkeys(("s", "sec", "second", "seconds"), "s"), **dict.fromkeys(("d", "day", "days"), "D"),
-    **dict.fromkeys(("ns", "nanoseconds"), "ns"), **dict.fromkeys(("us", "microseconds"), "us"), **dict.fromkeys(("ms", "milliseconds"), "ms"),
+_SECONDS = {
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600.0), **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0), **dict.fromkeys(("d", "day", "days"), 86400.0),
+    **dict.fromkeys(("ns", "nanoseconds"), 1e-9), **dict.fromkeys(("us", "microseconds"), 1e-6),
+    **dict.fromkeys(("ms", "milliseconds"), 1e-3),
 }  # fmt: skip
 _ACCUMULATIONS = ("accum", "avg", "max", "min", "diff")  # GRIB stepType
 
@@ -114,11 +114,11 @@ def leads(coord: xr.DataArray, source: str) -> np.ndarray:
         return coord.values.astype("timedelta64[ns]")
     units = str(coord.attrs.get("units", "hours" if source in _HOURS_BY_NAME else ""))
     try:
-        unit = pd.Timedelta(1, unit=_LEAD_UNITS[units.strip().lower()])
+        seconds = _SECONDS[units.strip().lower()]
     except KeyError:
         raise InputError(f"{source} holds numbers with units {units!r}; expected hours, minutes, seconds or days") from None
-    nanoseconds = np.asarray(coord.values, dtype=np.float64) * unit.value
-    return np.round(nanoseconds).astype("int64").astype("timedelta64[ns]")
+    whole = np.round(np.asarray(coord.values, dtype=np.float64) * seconds).astype("int64")
+    return whole.astype("timedelta64[s]").astype("timedelta64[ns]")
 
 
 def analysis_time(data: xr.Dataset, names: dict[str, str], log: list[str]) -> xr.Dataset:
@@ -127,7 +127,9 @@ def analysis_time(data: xr.Dataset, names: dict[str, str], log: list[str]) -> xr
     Accumulations that an archive keeps as forecasts of the analysis run (time and step, each valid time once) are unfolded.
     """
     if data.sizes.get("number", 1) > 1:
-        raise InputError(f"{data.sizes['number']} members along {names['number']!r}: open them as an ensemble, or select one member")
+        raise InputError(
+            f"{data.sizes['number']} members along {names['number']!r}: open them as an ensemble, or select one member"
+        )
     data = data.squeeze("number", drop=True) if "number" in data.dims else data.drop_vars("number", errors="ignore")
     if data.sizes.get("lead", 1) > 1:
         data = _unfolded(data, names, log)
@@ -151,25 +153,28 @@ def _unfolded(data: xr.Dataset, names: dict[str, str], log: list[str]) -> xr.Dat
     kinds = {str(array.attrs.get("GRIB_stepType", "instant")) for array in data.data_vars.values() if "lead" in array.dims}
     init = "time" if "time" in data.variables else "init"
     if not kinds <= set(_ACCUMULATIONS) or init not in data.variables:
-        raise InputError(f"{data.sizes['lead']} lead times along {names['lead']!r}: these are forecasts; open them as an ensemble")
+        raise InputError(
+            f"{data.sizes['lead']} lead times along {names['lead']!r}: these are forecasts; open them as an ensemble"
+        )
     data = data.drop_vars("valid", errors="ignore")
     if init not in data.dims:
         data = data.expand_dims(init)
     begins, steps = stamps(data[init], names.get(init, init)), leads(data["lead"], names["lead"])
     valid = (begins[:, None] + steps[None, :]).reshape(-1)
     if np.unique(valid).size != valid.size:
-        raise InputError(f"{names['lead']!r} overlaps from one run to the next: a stamp has several values; select the steps of one run")
+        raise InputError(
+            f"{names['lead']!r} overlaps from one run to the next: a stamp has several values; select the steps of one run"
+        )
     flat = data.drop_vars([init, "lead"]).stack(unfolded=(init, "lead"), create_index=False)
     log.append(f"{names.get(init, init)} and {names['lead']} -> time (accumulations, each valid time once)")
     return flat.rename(unfolded="time").assign_coords(time=valid).sortby("time")
 
 
-def forecast_time(data: xr.Dataset, names: dict[str, str], log: list[str]) -> tuple[xr.Dataset, bool]:
-    """Dims `time` (initialisation), `prediction_timedelta` and `number`; and whether these are forecasts, not analysis members.
+def forecast_time(data: xr.Dataset, names: dict[str, str], log: list[str]) -> xr.Dataset:
+    """Dims or scalars `time` (initialisation), `prediction_timedelta` and `number`.
 
     Data with stamps but without lead times are members of an analysis: lead 0. A single run without a member dim is one member.
     """
-    is_forecast = "lead" in data.variables or "init" in data.variables
     valid = next((name for name in ("valid", "time") if name in data.dims), None)
     if "init" in data.variables and "init" not in data.dims and valid is not None:
         lead = stamps(data[valid], names[valid]) - stamps(data["init"], names["init"])
@@ -180,7 +185,9 @@ def forecast_time(data: xr.Dataset, names: dict[str, str], log: list[str]) -> tu
         if "init" in data.variables:
             data = data.drop_vars("time", errors="ignore").rename(init="time")
         if "time" not in data.variables:
-            raise InputError(f"{names['lead']!r} without an initialisation time; expected one of time, init_time, forecast_reference_time")
+            raise InputError(
+                f"{names['lead']!r} without an initialisation time; expected one of time, init_time, forecast_reference_time"
+            )
         data = data.assign_coords(lead=(data["lead"].dims, leads(data["lead"], names["lead"])))
     elif "init" in data.variables:
         raise InputError(f"{names['init']!r} without lead times; expected a dim such as step or lead_time")
@@ -194,4 +201,13 @@ def forecast_time(data: xr.Dataset, names: dict[str, str], log: list[str]) -> tu
         log.append("no member dim: one member, number 0")
         data = data.assign_coords(number=0)
     data = data.drop_vars("valid", errors="ignore").rename(lead="prediction_timedelta")
-    return data.assign_coords(number=data["number"].astype(np.int64)), is_forecast
+    _log_members(data, log)
+    return data.assign_coords(number=data["number"].astype(np.int64))
+
+
+def _log_members(data: xr.Dataset, log: list[str]) -> None:
+    """GRIB headers tell the size of the ensemble a file was cut from; fewer members may be wanted, so it is said, not refused."""
+    for array in data.data_vars.values():
+        size = int(array.attrs.get("GRIB_totalNumber", 0))
+        if 1 < data["number"].size < size and array.attrs.get("GRIB_dataType") == "pf" and data["number"].size != size - 1:
+            log.append(f"members: {data['number'].size} perturbed ones, of an ensemble of {size}")

@@ -14,7 +14,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.schema import ANALYSIS_DIMS, FORECAST_DIMS, Channel, Kind
 from data_pipeline.sources import axes, layout
 from data_pipeline.units import to_canonical_units
-from data_pipeline.variables import UnknownVariable, Variable, identify, lookup
+from data_pipeline.variables import UnknownVariableError, Variable, identify, lookup
 
 _KEPT_ATTRS = ("quantisation_step", "cell_methods")
 _HEIGHT_NAMES = ("gh", "HGT", "geopotential_height")
@@ -46,7 +46,6 @@ class Found:
     fields: list[xr.DataArray]
     log: list[str]
     left_out: dict[str, str]
-    is_forecast: bool = False
 
 
 def read(raw: xr.Dataset, kind: Kind, hints: Hints, file: str) -> Found:
@@ -60,7 +59,7 @@ def read(raw: xr.Dataset, kind: Kind, hints: Hints, file: str) -> Found:
         if kind == "analysis":
             data = axes.analysis_time(data, names, found.log)
         else:
-            data, found.is_forecast = axes.forecast_time(data, names, found.log)
+            data = axes.forecast_time(data, names, found.log)
         data = axes.oriented(data, found.log)
         for name in data.data_vars:
             _take(str(name), data, kind, hints, file, found)
@@ -79,7 +78,7 @@ def _take(name: str, data: xr.Dataset, kind: Kind, hints: Hints, file: str, foun
         assert variable is not None
         array = _placed(array, variable, level, kind)
         array, units = _in_units(name, array, variable, hints)
-    except UnknownVariable as reason:
+    except UnknownVariableError as reason:
         found.left_out[name] = str(reason)
         return
     where = f" at {level} hPa" if level is not None else ""
@@ -99,7 +98,7 @@ def _identity(name: str, array: xr.DataArray, hints: Hints, file: str) -> tuple[
     static = not {"time", "prediction_timedelta"} & set(array.coords)
     try:
         return identify(name, array.attrs, on_levels=on_levels, static=static, height=layout.height_of(array)), level
-    except UnknownVariable:
+    except UnknownVariableError:
         labelled = _from_label(name, array)
         if labelled is None:
             raise
@@ -122,7 +121,7 @@ def _from_label(name: str, array: xr.DataArray) -> Channel | None:
         return None
     try:
         canonical = identify(match[1], {}, on_levels=True)
-    except UnknownVariable:
+    except UnknownVariableError:
         return None
     known = lookup(canonical)
     return Channel(canonical, int(match[2])) if known is not None and known.on_levels else None
@@ -132,11 +131,13 @@ def _placed(array: xr.DataArray, variable: Variable, level: int | None, kind: Ki
     """Dims of the schema, in its order, and nothing else."""
     if variable.on_levels and "level" not in array.dims:
         if level is None:
-            raise UnknownVariable(f'its pressure level is not in the file; name it by the source option levels, as {{"{array.name}" = 500}}')
+            raise UnknownVariableError(
+                f'its pressure level is not in the file; name it by the source option levels, as {{"{array.name}" = 500}}'
+            )
         array = array.drop_vars("level", errors="ignore").expand_dims(level=[level])
     elif not variable.on_levels and "level" in array.dims:
         if array.sizes["level"] > 1:
-            raise UnknownVariable(f"{variable.name} with {array.sizes['level']} levels; expected none")
+            raise UnknownVariableError(f"{variable.name} with {array.sizes['level']} levels; expected none")
         array = array.squeeze("level", drop=True)
     if "level" in array.dims and "levels_available" in array.attrs:
         array = array.sel(level=np.atleast_1d(array.attrs["levels_available"]).tolist())
@@ -144,7 +145,7 @@ def _placed(array: xr.DataArray, variable: Variable, level: int | None, kind: Ki
     if variable.static:
         array = array.isel({dim: 0 for dim in array.dims if dim in ("time", "prediction_timedelta", "number")}, drop=True)
     elif "time" not in array.coords:
-        raise UnknownVariable("it has no time")
+        raise UnknownVariableError("it has no time")
     else:
         missing = [dim for dim in order if dim != "level" and dim not in array.dims]
         array = array.expand_dims(missing)
@@ -152,7 +153,7 @@ def _placed(array: xr.DataArray, variable: Variable, level: int | None, kind: Ki
     array = array.squeeze([dim for dim in other if array.sizes[dim] == 1], drop=True)
     other = [dim for dim in other if dim in array.dims]
     if other:
-        raise UnknownVariable(f"dim {', '.join(other)} is not understood")
+        raise UnknownVariableError(f"dim {', '.join(other)} is not understood")
     array = array.drop_vars([name for name in array.coords if name not in array.dims])
     return array.transpose(*[dim for dim in order if dim in array.dims])
 
@@ -163,7 +164,7 @@ def _in_units(name: str, array: xr.DataArray, variable: Variable, hints: Hints) 
     shown = f"{stated} -> {variable.units}" if str(stated) != variable.units else variable.units
     if stated is None:
         if variable.name == "relative_humidity":
-            raise UnknownVariable("it states no units (% or 0-1?); name them by the source option units")
+            raise UnknownVariableError("it states no units (% or 0-1?); name them by the source option units")
         stated = "gpm" if name in _HEIGHT_NAMES else variable.units
         shown = f"no units stated, taken as {stated}"
     converted = to_canonical_units(array, variable, str(stated))

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,17 +72,11 @@ def open_ensemble(
     for found in opened:
         found.fields = [array for array in found.fields if "time" in array.dims]
     data = _assemble(opened, variables)
-    is_forecast = {found.is_forecast or bool((_leads(found) != 0).any()) for found in opened if found.fields}
-    if len(is_forecast) > 1:
-        raise InputError("some of the files have lead times and some have none; open forecasts and analysis members separately")
     valid = data["time"].values[:, None] + data["prediction_timedelta"].values[None, :]
     data = data.assign_coords(valid_time=(("time", "prediction_timedelta"), valid))
-    data.attrs["form"] = "forecast" if is_forecast.pop() and bool((data["prediction_timedelta"].values.astype("int64") != 0).any()) else "analysis members"
+    has_leads = bool((data["prediction_timedelta"].values != np.timedelta64(0)).any())
+    data.attrs["form"] = "forecast" if has_leads else "analysis members"
     return _checked(data, "forecast")
-
-
-def _leads(found: Found) -> np.ndarray:
-    return found.fields[0]["prediction_timedelta"].values.astype("int64")
 
 
 def expand(paths: Paths, pattern: str | None = None) -> list[Path]:
@@ -99,10 +92,15 @@ def expand(paths: Paths, pattern: str | None = None) -> list[Path]:
         return found
     if path.exists():
         return [path]
-    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    root = Path(path.anchor)
+    matches = sorted(root.glob(str(path.relative_to(root)))) if _has_wildcard(path) else []
     if not matches:
         raise InputError(f"{path} not found; give a file, a folder, a glob or a zarr store")
     return matches
+
+
+def _has_wildcard(path: Path) -> bool:
+    return any(sign in str(path) for sign in "*?[")
 
 
 def _read(path: Path, kind: schema.Kind, hints: Hints) -> list[Found]:
@@ -117,7 +115,7 @@ def _open(path: Path) -> list[xr.Dataset]:
             raise InputError(f"{path} is a folder, not a zarr store; give its files, or the folder with a pattern")
         with path.open("rb") as file:
             magic = file.read(8)
-        if magic.startswith(b"CDF") or magic.startswith(b"\x89HDF"):
+        if magic.startswith((b"CDF", b"\x89HDF")):
             return [xr.open_dataset(path, engine="netcdf4", chunks=None, cache=False, decode_timedelta=False)]
         if magic.startswith(b"PK"):
             raise InputError(f"{path.name} is a zip archive (the Climate Data Store packs several files): unpack it first")
@@ -151,7 +149,9 @@ def _check_asked(variables: Sequence[str], fields: Sequence[xr.DataArray], left_
     found = {str(array.name) for array in fields}
     missing = [name for name in variables if name not in found]
     if missing:
-        raise InputError(f"{', '.join(missing)} not in the source; found {', '.join(sorted(found)) or 'none'}" + _reasons(left_out))
+        raise InputError(
+            f"{', '.join(missing)} not in the source; found {', '.join(sorted(found)) or 'none'}" + _reasons(left_out)
+        )
 
 
 def _reasons(left_out: Mapping[str, str]) -> str:

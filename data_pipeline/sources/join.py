@@ -9,13 +9,14 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.errors import InputError
+from data_pipeline.schema import FORECAST_DIMS
 
 JOINED = ("number", "level", "prediction_timedelta", "time")  # in this order: members of one run first, years last
 AXES = ("latitude", "longitude")
 
 
 def join(fields: Sequence[xr.DataArray], log: list[str]) -> xr.Dataset:
-    """One dataset. Levels and leads that a variable lacks are NaN (named in its attributes), members and times are the common ones.
+    """One dataset. Levels and leads that a variable lacks are NaN (its attributes say so), members and times are the common ones.
 
     Raises InputError where grids differ, where a field is there twice, or where the pieces of a variable do not fill a block.
     """
@@ -30,7 +31,8 @@ def join(fields: Sequence[xr.DataArray], log: list[str]) -> xr.Dataset:
         whole = _common(whole, dim, log)
     for dim, attribute in (("level", "levels_available"), ("prediction_timedelta", "hours_available")):
         whole = _filled(whole, dim, attribute)
-    return xr.Dataset({array.name: array for array in whole})
+    coords = {dim: array[dim] for dim in FORECAST_DIMS for array in whole if dim in array.dims}
+    return xr.Dataset({array.name: array for array in whole}, coords)
 
 
 def _check_grids(fields: Sequence[xr.DataArray]) -> None:

@@ -17,7 +17,9 @@ from data_pipeline.errors import InputError
 ROLES: dict[str, tuple[str, ...]] = {
     "latitude": ("latitude", "lat", "latitudes", "y", "nav_lat"),
     "longitude": ("longitude", "lon", "longitudes", "x", "nav_lon"),
-    "level": ("level", "lev", "levels", "plev", "pressure_level", "isobaricInhPa", "isobaricInPa", "isobaric", "pressure", "air_pressure"),
+    "level": (
+        "level", "lev", "levels", "plev", "pressure_level", "isobaricInhPa", "isobaricInPa", "isobaric", "pressure", "air_pressure",
+    ),
     "number": ("number", "member", "realization", "ensemble", "sample", "ens", "ensemble_member", "idx"),
     "init": ("init_time", "forecast_reference_time", "reference_time", "init", "initial_time", "initialization_time"),
     "lead": ("prediction_timedelta", "lead_time", "step", "fhour", "lead", "leadtime", "forecast_period", "forecast_hour"),
@@ -94,9 +96,13 @@ def _separable(data: xr.Dataset) -> xr.Dataset:
     """Latitude and longitude as 1-d axes, also where a file gives them as 2-d fields that do not vary across."""
     for name in ("latitude", "longitude"):
         if name not in data.coords:
-            raise InputError(f"no {name} found; coordinates are {sorted(map(str, data.coords))}, dims {sorted(map(str, data.dims))}")
+            raise InputError(
+                f"no {name} found; coordinates are {sorted(map(str, data.coords))}, dims {sorted(map(str, data.dims))}"
+            )
         if str(data[name].attrs.get("units", "")).lower() in ("m", "metre", "meter", "km", "metres", "meters"):
-            raise InputError(f"{name} is in {data[name].attrs['units']}: a map projection; regrid to latitude and longitude first")
+            raise InputError(
+                f"{name} is in {data[name].attrs['units']}: a map projection; regrid to latitude and longitude first"
+            )
     if data["latitude"].ndim == 2 and data["latitude"].dims == data["longitude"].dims:
         rows, columns = data["latitude"].dims
         latitude, longitude = data["latitude"].values, data["longitude"].values
