@@ -13,7 +13,9 @@ import cartopy.crs as ccrs
 import numpy as np
 import xarray as xr
 from cartopy.mpl.geoaxes import GeoAxes
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -192,8 +194,9 @@ def _within(ax: GeoAxes, points: np.ndarray) -> np.ndarray:
 def shade(ax: GeoAxes, field: xr.DataArray, shading: Shading) -> QuadContourSet:
     """Filled contours of a field (latitude, longitude) in display units."""
     x, y, values = on_pixels(ax, field)
-    levels, extend = list(shading.levels), shading.extend
-    return ax.contourf(x, y, values, levels=levels, cmap=shading.colours, extend=extend, transform=ax.projection, zorder=1)
+    levels, extend, colours = list(shading.levels), shading.extend, colormaps[shading.colours]
+    norm = BoundaryNorm(levels, colours.N, extend=extend)  # equal steps of colour for unequal levels too
+    return ax.contourf(x, y, values, levels=levels, cmap=colours, norm=norm, extend=extend, transform=ax.projection, zorder=1)
 
 
 def isolines(ax: GeoAxes, field: xr.DataArray, levels: Sequence[float], colour: str = INK) -> None:

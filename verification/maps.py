@@ -82,7 +82,7 @@ def plot_stamps(
     title: str = "",
     **frame: Any,
 ) -> Figure:
-    """Truth, mean, spread and members of an ensemble (number, latitude, longitude) side by side; one scale for all but the spread.
+    """Truth, mean, spread and members of an ensemble (number, latitude, longitude); one scale for all but the spread.
 
     members: positions along `number`. Without `truth` its panel is left out. Other arguments as `plot_field`.
     """

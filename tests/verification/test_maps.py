@@ -27,7 +27,7 @@ PACIFIC = Grid(np.arange(-20.0, 21.0, 2.0), np.arange(160.0, 221.0, 2.0))
 
 @pytest.fixture(autouse=True)
 def no_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a map asked for a download")
 
     monkeypatch.setattr(cartopy.io.Downloader, "path", refuse)
@@ -70,8 +70,10 @@ def test_packaged_outlines_are_the_ones_with_the_recorded_checksums() -> None:
 def test_outlines_stay_on_the_sphere_and_never_jump(resolution: naturalearth.Resolution) -> None:
     for feature in ("coast", "borders"):
         points = naturalearth.lines(resolution, feature)
-        assert np.nanmin(points[:, 0]) >= -180 and np.nanmax(points[:, 0]) <= 180
-        assert np.nanmin(points[:, 1]) > -89.9 and np.nanmax(points[:, 1]) < 90
+        assert np.nanmin(points[:, 0]) >= -180
+        assert np.nanmax(points[:, 0]) <= 180
+        assert np.nanmin(points[:, 1]) > -89.9
+        assert np.nanmax(points[:, 1]) < 90
         assert np.nanmax(np.abs(np.diff(points, axis=0))) < 10
 
 
@@ -143,7 +145,8 @@ def test_missing_values_and_places_outside_the_grid_stay_missing() -> None:
     field[5, 5] = np.nan
     at_hole = canvas.sample(field, np.array([EUROPE.longitude[5]]), np.array([EUROPE.latitude[5]]))
     outside = canvas.sample(field, np.array([60.0, 0.0]), np.array([45.0, 70.0]))
-    assert np.isnan(at_hole).all() and np.isnan(outside).all()
+    assert np.isnan(at_hole).all()
+    assert np.isnan(outside).all()
 
 
 def test_lines_are_broken_where_a_projection_tears_them() -> None:
@@ -171,7 +174,8 @@ def test_probability_counts_members_and_keeps_missing_ones_missing() -> None:
     forecast[1, 0, 0] = np.nan
     share = maps.probability(forecast, 0.5)
     np.testing.assert_allclose(share.values[20], (forecast.values[:, 20] > 0.5).mean(axis=0))
-    assert np.isnan(share.values[0, 0]) and np.isfinite(share.values).sum() == share.size - 1
+    assert np.isnan(share.values[0, 0])
+    assert np.isfinite(share.values).sum() == share.size - 1
     np.testing.assert_allclose((share + maps.probability(forecast, 0.5, below=True)).values[1:], 1.0)
 
 
@@ -188,7 +192,8 @@ def test_faults_are_said_plainly() -> None:
 
 def test_display_units_and_labels_are_a_forecasters() -> None:
     assert style_of("geopotential_500").label == "z500"
-    assert style_of("2m_temperature").units == "°C" and style_of("2m_temperature").difference_units == "K"
+    assert style_of("2m_temperature").units == "°C"
+    assert style_of("2m_temperature").difference_units == "K"
     assert style_of("total_precipitation_12hr").label == "tp 12 h"
     assert style_of("my_index", "m2 s-2") == type(style_of("my_index"))("my index", "my index", "m² s⁻²")
     assert readable_units("1e-5 s-1") == "10⁻⁵ s⁻¹"
