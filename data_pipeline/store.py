@@ -231,6 +231,15 @@ def blank(
     return template
 
 
+def is_finished(path: str | Path, recipe: Mapping[str, Any]) -> bool:
+    """True if a store made by this recipe is published at `path`, False if nothing is. Raises InputError for another recipe."""
+    path = Path(path)
+    if not is_store(path):
+        return False
+    _compare(path, {"recipe": read_manifest(path)["recipe"]}, {"recipe": plain(recipe)})
+    return True
+
+
 def partial_path(path: str | Path) -> Path:
     """Where a store is while it is unfinished."""
     path = Path(path)
@@ -249,7 +258,7 @@ def open_store(path: str | Path, *, allow_incomplete: bool = False) -> xr.Datase
     """
     path = Path(path)
     if is_store(path):
-        return _open(path, consolidated=True)
+        return _open(path, consolidated=True)[read_manifest(path)["layout"]["order"]]
     if path.exists():
         raise InputError(f"{path} has no {MANIFEST}: it was not finished by plumecast; other people's data go through a recipe")
     staged = partial_path(path)
@@ -385,7 +394,7 @@ def _layout(template: xr.Dataset, chunks: Mapping[str, int]) -> dict[str, Any]:
         str(name): f"{_span(coord.values)} [{fingerprint({'values': coord.values.tolist()})}]"
         for name, coord in template.coords.items()
     }
-    return {"variables": variables, "coords": coords, "chunks": dict(chunks)}
+    return {"variables": variables, "order": list(variables), "coords": coords, "chunks": dict(chunks)}
 
 
 def _span(values: np.ndarray) -> str:

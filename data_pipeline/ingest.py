@@ -1,0 +1,293 @@
+"""From a source to a published analysis store: chosen channels, one grid, one step, checked block by block, resumable."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from pydantic import Field
+
+from data_pipeline import quality, store
+from data_pipeline.errors import InputError
+from data_pipeline.grid import Grid
+from data_pipeline.recipe import Section, section
+from data_pipeline.regrid import regrid
+from data_pipeline.schema import Channel, channels_of
+from data_pipeline.sources.files import expand, open_files
+from data_pipeline.variables import lookup
+
+PART_STAMPS = 128
+PART_BYTES = 512 * 2**20  # of one part in memory, at the finer of the two grids
+CHUNK_BYTES = 2**20  # small chunks cost more than they save: about one 0.5-degree field
+HOUR = np.timedelta64(1, "h")
+
+
+class SourceSection(Section):
+    """[source]: where the data come from. Only names and sizes of the files identify them, so a moved folder is the same source.
+
+    path: a file, a zarr store, a glob or a folder (of it, the files that fit `pattern`). static: a file with fields that have no
+    time, in that folder. levels, names, units: what the files do not tell, by variable or file. gaps: whether missing stamps are
+    an error, or holes of the store. description, attribution: carried into the store and every report.
+    """
+
+    kind: Literal["files"] = "files"
+    path: str
+    pattern: str | None = None
+    static: str | None = None
+    levels: dict[str, int] = Field(default_factory=dict)
+    names: dict[str, str] = Field(default_factory=dict)
+    units: dict[str, str] = Field(default_factory=dict)
+    gaps: Literal["error", "allow"] = "error"
+    description: str = ""
+    attribution: str = ""
+
+
+class AnalysisSection(Section):
+    """[analysis]: what the store holds. Stamps are inclusive; without them, all of the source."""
+
+    channels: list[str] = Field(min_length=1)
+    grid: str = "native"
+    method: Literal["conservative", "bilinear"] = "conservative"
+    step: str
+    start: str | None = None
+    stop: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an ingest will read and write. `missing` are the stamps of the period that the source lacks."""
+
+    source: xr.Dataset
+    channels: list[Channel]
+    positions: np.ndarray
+    times: pd.DatetimeIndex
+    missing: pd.DatetimeIndex
+    step: pd.Timedelta
+    grid: Grid
+    method: str
+    chunk: int
+    part: int
+
+    @property
+    def bytes(self) -> int:
+        """Uncompressed size of the fields of the store."""
+        return 4 * len(self.times) * len(self.channels) * self.grid.shape[0] * self.grid.shape[1]
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """{part name: positions in the store}."""
+        starts = range(0, len(self.times), self.part)
+        return {f"{self.times[i]:%Y-%m-%dT%H}": slice(i, min(i + self.part, len(self.times))) for i in starts}
+
+
+def ingest(recipe: Mapping[str, Any], out: Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
+    """Build the analysis store that `recipe` describes at `out`; returns its path.
+
+    Killed at any point and run again, it continues; the result has the same bytes. A finished one is left untouched. `progress` is
+    called with (stamps done, stamps in all). Missing values are kept and counted (attribute `quality`). Raises InputError for
+    anything wrong with the recipe or the source, before the first block is written where it can be known; for an `out` made by
+    another recipe, with the differences.
+    """
+    source, analysis = section(recipe, "source", SourceSection), section(recipe, "analysis", AnalysisSection)
+    identity = identify(source, analysis)
+    if store.is_finished(out, identity):
+        return out
+    planned = plan(source, analysis)
+    attrs = _attrs(source, analysis, planned)
+    parts = planned.parts
+    with store.create(
+        out, _template(planned), parts=list(parts), attrs=attrs, chunks={"time": planned.chunk}, recipe=identity
+    ) as writer:
+        for name, box in parts.items():
+            if name not in writer.done:
+                block = read_block(planned, box)
+                note = quality.summary(quality.check(block, planned.channels))
+                writer.write(name, block, {"time": box}, note=note)
+            if progress is not None:
+                progress(box.stop, len(planned.times))
+        return writer.finish({"quality": json.dumps(quality.merge([writer.notes[name] for name in parts]))})
+
+
+def find_files(source: SourceSection) -> tuple[list[Path], Path | None]:
+    """The source's files with fields of time, and the static one. Raises InputError if they are not there."""
+    try:
+        found = expand(source.path, source.pattern)
+        if source.static is None:
+            return found, None
+        folder = Path(source.path).expanduser()
+        static = expand((folder if folder.is_dir() else folder.parent) / source.static)[0]
+    except InputError as error:
+        raise InputError(f"[source] {error}; the place is set by --set source.path=FOLDER") from None
+    return [file for file in found if file != static], static
+
+
+def identify(source: SourceSection, analysis: AnalysisSection) -> dict[str, Any]:
+    """What decides the content of the store: both sections, with the path replaced by the files' names and sizes."""
+    files, static = find_files(source)
+    sizes = {file.name: _size(file) for file in [*files, *([static] if static else [])]}
+    described = source.model_dump(exclude={"path", "pattern", "description", "attribution"})
+    return {"source": {**described, "files": sizes}, "analysis": analysis.model_dump()}
+
+
+def plan(source: SourceSection, analysis: AnalysisSection) -> Plan:
+    """Open the source and check all that can be known before reading fields. Raises InputError."""
+    files, static = find_files(source)
+    data = open_files(files, static=static, levels=source.levels, names=source.names, units=source.units)
+    channels = [Channel.parse(label) for label in analysis.channels]
+    _check_channels(data, channels)
+    step = _parse_step(analysis.step)
+    positions, missing = _schedule(pd.DatetimeIndex(data["time"].values), step, analysis, source.gaps)
+    native = Grid.of(data)
+    grid = native if analysis.grid == "native" else Grid.named(analysis.grid)
+    chunk, part = _sizes(channels, max(np.prod(native.shape), np.prod(grid.shape)), np.prod(grid.shape))
+    times = pd.DatetimeIndex(data["time"].values[positions])
+    return Plan(data, channels, positions, times, missing, step, grid, analysis.method, chunk, part)
+
+
+def read_block(planned: Plan, box: slice) -> xr.Dataset:
+    """The planned stamps `box` in the layout of the store: float32, on the target grid; absent levels of a variable are NaN."""
+    every = _levels(planned.channels)
+    arrays: dict[str, xr.DataArray] = {}
+    for name, levels in _by_name(planned.channels).items():
+        array = planned.source[name].isel(time=planned.positions[box])
+        array = array.sel(level=levels) if levels else array
+        on_grid = _to_grid(array.to_dataset(name=name), planned)[name].load()
+        on_grid = on_grid.reindex(level=every) if levels else on_grid
+        arrays[name] = on_grid.astype("float32")
+    return xr.Dataset(arrays)
+
+
+def _to_grid(data: xr.Dataset, planned: Plan) -> xr.Dataset:
+    if planned.grid.matches(Grid.of(data)):
+        return data.assign_coords(planned.grid.coords())
+    return regrid(data, planned.grid, method=planned.method)
+
+
+def _template(planned: Plan) -> xr.Dataset:
+    levels = _levels(planned.channels)
+    coords: dict[str, Any] = {"time": ("time", planned.times, {"standard_name": "time", "axis": "T"})}
+    if levels:
+        coords["level"] = ("level", np.array(levels, "int32"), {"units": "hPa", "positive": "down", "axis": "Z"})
+    coords |= planned.grid.coords()
+    variables: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {}
+    for name, own in _by_name(planned.channels).items():
+        attrs = {"units": planned.source[name].attrs.get("units")}
+        known = lookup(name)
+        if known is not None:
+            attrs["long_name"] = known.long_name
+            attrs |= {"standard_name": known.standard_name} if known.standard_name else {}
+        if own:
+            attrs["levels_available"] = own
+        variables[name] = (("time", *(["level"] if own else []), "latitude", "longitude"), attrs)
+    template = store.blank(coords, variables)
+    statics = [name for name, array in planned.source.data_vars.items() if set(array.dims) == {"latitude", "longitude"}]
+    if statics:
+        fixed = _to_grid(planned.source[statics].drop_vars(["time", "level"], errors="ignore"), planned)
+        template = template.assign(fixed.load().astype("float32").drop_vars(["latitude", "longitude"]))
+    return template
+
+
+def _attrs(source: SourceSection, analysis: AnalysisSection, planned: Plan) -> dict[str, Any]:
+    shown = {"source": source.model_dump(exclude={"path"}), "analysis": analysis.model_dump()}
+    attrs = {
+        "Conventions": "CF-1.8",
+        "source": source.description or str(planned.source.attrs.get("title", "")),
+        "attribution": source.attribution,
+        "recipe": json.dumps(shown, sort_keys=True),
+        "channels": [channel.label for channel in planned.channels],
+        "step": step_text(planned.step),
+        "missing_stamps": [f"{stamp:%Y-%m-%dT%H}" for stamp in planned.missing],
+        "regridding": "none" if planned.grid.matches(Grid.of(planned.source)) else analysis.method,
+        "mapping": planned.source.attrs.get("mapping", "[]"),
+    }
+    return {key: value for key, value in attrs.items() if value != ""}
+
+
+def step_text(step: pd.Timedelta) -> str:
+    """`12h`: a step in whole hours."""
+    return f"{int(step / HOUR)}h"
+
+
+def _parse_step(text: str) -> pd.Timedelta:
+    if not re.fullmatch(r"[1-9]\d*h", text):
+        raise InputError(f"analysis.step {text!r}: expected whole hours, for example 6h, 12h or 24h")
+    return pd.Timedelta(text)
+
+
+def _check_channels(data: xr.Dataset, channels: Sequence[Channel]) -> None:
+    found = set(channels_of(data))
+    absent = [channel.label for channel in channels if channel not in found]
+    if absent:
+        raise InputError(
+            f"analysis.channels: the source has no {', '.join(absent)}; it has {', '.join(sorted(c.label for c in found))}"
+        )
+    if len(set(channels)) != len(channels):
+        raise InputError(f"analysis.channels: repeated entries in {[channel.label for channel in channels]}")
+
+
+def _schedule(
+    available: pd.DatetimeIndex, step: pd.Timedelta, analysis: AnalysisSection, gaps: str
+) -> tuple[np.ndarray, pd.DatetimeIndex]:
+    """Positions of the wanted stamps in the source, and the wanted stamps it lacks."""
+    start = _stamp("analysis.start", analysis.start) or available[0]
+    stop = _stamp("analysis.stop", analysis.stop) or available[-1]
+    inside = available[(available >= start) & (available <= stop)]
+    span = f"the source has {available[0]:%Y-%m-%dT%H} .. {available[-1]:%Y-%m-%dT%H}"
+    if not len(inside):
+        raise InputError(f"analysis: no stamp of the source lies in {start} .. {stop}; {span}")
+    # the hours of the day are the source's: 12 UTC analyses stay at 12 UTC even if `start` says 00
+    first = inside[0] - (inside[0] - start) // step * step
+    wanted = pd.date_range(first, stop, freq=step)
+    missing = wanted.difference(available)
+    if len(missing) and gaps == "error":
+        shown = ", ".join(f"{stamp:%Y-%m-%dT%H}" for stamp in missing[:5]) + (" ..." if len(missing) > 5 else "")
+        raise InputError(
+            f"the source lacks {len(missing)} of {len(wanted)} stamps every {step_text(step)}: {shown}; {span}. Complete it, choose "
+            'analysis.start, stop or step to fit, or accept the holes with source.gaps="allow"'
+        )
+    present = wanted.intersection(available)
+    return available.get_indexer(present), missing
+
+
+def _stamp(key: str, text: str | None) -> pd.Timestamp | None:
+    if text is None:
+        return None
+    try:
+        return pd.Timestamp(text)
+    except ValueError:
+        raise InputError(f"{key} {text!r}: expected an ISO stamp, for example 2001-01-01T12") from None
+
+
+def _sizes(channels: Sequence[Channel], worst_points: int, points: int) -> tuple[int, int]:
+    """Stamps a chunk and stamps a part."""
+    part = int(np.clip(PART_BYTES // (4 * len(channels) * worst_points), 1, PART_STAMPS))
+    levels = max(len(_levels(channels)), 1)
+    chunk = int(np.clip(CHUNK_BYTES // (4 * levels * points), 1, part))
+    return chunk, part // chunk * chunk
+
+
+def _by_name(channels: Sequence[Channel]) -> dict[str, list[int]]:
+    """{variable: its levels, ascending; empty for a surface variable}."""
+    names: dict[str, list[int]] = {}
+    for channel in channels:
+        own = names.setdefault(channel.name, [])
+        if channel.level is not None:
+            own.append(channel.level)
+    return {name: sorted(levels) for name, levels in names.items()}
+
+
+def _levels(channels: Sequence[Channel]) -> list[int]:
+    return sorted({channel.level for channel in channels if channel.level is not None})
+
+
+def _size(file: Path) -> int:
+    if file.is_dir():
+        return sum(item.stat().st_size for item in file.rglob("*") if item.is_file())
+    return file.stat().st_size
