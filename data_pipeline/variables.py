@@ -31,8 +31,8 @@ class Variable:
 
     units: those of ERA5. aliases: names in files. param_ids: GRIB. height: metres above ground where a CF name alone does not
     tell. on_levels: lives on pressure levels. static: no time. accumulated: over the step that ends at the stamp, so that the
-    canonical name may carry its hours (`total_precipitation_12hr`). valid_range: what an analysis on Earth can hold, generously.
-    transform: hint for training; "log" is log(1 + x / 1 mm).
+    canonical name may carry its hours (`total_precipitation_12hr`). masked: may be missing, always at the same points.
+    valid_range: what an analysis on Earth can hold, generously. transform: hint for training; "log" is log(1 + x / 1 mm).
     """
 
     name: str
@@ -47,6 +47,7 @@ class Variable:
     on_levels: bool = False
     static: bool = False
     accumulated: bool = False
+    masked: bool = False
     height: float | None = None
     transform: Transform = "identity"
     style: Style = field(default_factory=Style)
@@ -208,11 +209,11 @@ _TABLE = (
     # surface and soil
     Variable(
         "sea_surface_temperature", "K", "Sea surface temperature", "sst", ("sst", "tos"), "sea_surface_temperature",
-        param_ids=(34, 151159), valid_range=(265, 315), style=_CELSIUS,
+        param_ids=(34, 151159), valid_range=(265, 315), masked=True, style=_CELSIUS,
     ),
     Variable(
         "sea_ice_cover", "1", "Sea ice cover", "siconc", ("siconc", "ci", "ICEC"), "sea_ice_area_fraction",
-        non_negative=True, param_ids=(31,), valid_range=(-0.01, 1.01), style=Style("Blues_r"),
+        non_negative=True, param_ids=(31,), masked=True, valid_range=(-0.01, 1.01), style=Style("Blues_r"),
     ),
     Variable(
         "skin_temperature", "K", "Skin temperature", "skt", ("skt", "ts", "TMP"), "surface_temperature",
@@ -220,12 +221,12 @@ _TABLE = (
     ),
     Variable(
         "soil_temperature_level_1", "K", "Soil temperature, level 1", "stl1", ("stl1",), "soil_temperature",
-        param_ids=(139,), valid_range=(180, 350), style=_CELSIUS,
+        param_ids=(139,), masked=True, valid_range=(180, 350), style=_CELSIUS,
     ),
     *(
         Variable(
             f"volumetric_soil_water_layer_{layer}", "m3 m-3", f"Volumetric soil water, layer {layer}", f"swvl{layer}",
-            (f"swvl{layer}",), non_negative=True, param_ids=(38 + layer,), valid_range=(-0.01, 1.01), style=_WATER,
+            (f"swvl{layer}",), non_negative=True, param_ids=(38 + layer,), masked=True, valid_range=(-0.01, 1.01), style=_WATER,
         )
         for layer in (1, 2, 3, 4)
     ),

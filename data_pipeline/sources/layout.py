@@ -18,7 +18,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "latitude": ("latitude", "lat", "latitudes", "y", "nav_lat"),
     "longitude": ("longitude", "lon", "longitudes", "x", "nav_lon"),
     "level": (
-        "level", "lev", "levels", "plev", "pressure_level", "isobaricInhPa", "isobaricInPa", "isobaric", "pressure", "air_pressure",
+        "level", "lev", "levels", "plev", "pressure_level", "isobaricInhPa", "isobaricInPa", "isobaric", "pressure",
+        "air_pressure",
     ),
     "number": ("number", "member", "realization", "ensemble", "sample", "ens", "ensemble_member", "idx"),
     "init": ("init_time", "forecast_reference_time", "reference_time", "init", "initial_time", "initialization_time"),

@@ -1,0 +1,215 @@
+"""Quality of an analysis before it is trusted: stamps, missing values, physical ranges, constant fields; in bounded memory.
+
+Every field is read once, block by block, and reduced to a few numbers a stamp; findings name variable, stamps and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import dask
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from data_pipeline.errors import InputError
+from data_pipeline.grid import Grid
+from data_pipeline.schema import Channel, channels_of, select
+from data_pipeline.variables import lookup
+
+Severity = Literal["error", "note"]
+_MEASURES = ("minimum", "maximum", "total", "weight", "finite")
+SHOWN = 3  # stamps that a finding names
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault, or one thing worth knowing."""
+
+    severity: Severity
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+@dataclass
+class Report:
+    """What `check` found. table: one row a channel: units, minimum, mean (area-weighted), maximum, finite (fraction)."""
+
+    findings: list[Finding] = field(default_factory=list)
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def errors(self) -> list[Finding]:
+        """The findings that forbid use."""
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    def raise_if_bad(self) -> None:
+        """Raise InputError listing every error, if there is one."""
+        if self.errors:
+            raise InputError("the data fail their checks:\n" + "\n".join(f"  - {finding}" for finding in self.errors))
+
+
+def check(
+    data: xr.Dataset,
+    *,
+    channels: Sequence[Channel | str] | None = None,
+    step: str | pd.Timedelta | None = None,
+    gaps: Literal["error", "allow"] = "error",
+) -> Report:
+    """Check an analysis in the schema.
+
+    channels: those to read (default: all with data). step: expected between stamps (default: the commonest). gaps: are missing
+    stamps errors. Found: repeated or unordered stamps, another step, missing stamps, non-finite values (a mask that never
+    changes is normal for sea, ice and soil), values outside the physical range of the table, fields without any variation.
+    """
+    wanted = channels_of(data) if channels is None else [Channel.parse(c) if isinstance(c, str) else c for c in channels]
+    report = Report()
+    if "time" in data.coords:
+        report.findings += check_stamps(pd.DatetimeIndex(data["time"].values), step=step, gaps=gaps)
+    measured = _measure(data, wanted)
+    for channel in wanted:
+        report.findings += _judge(channel, measured[channel])
+    report.table = _table(wanted, measured)
+    return report
+
+
+def check_stamps(
+    stamps: pd.DatetimeIndex, *, step: str | pd.Timedelta | None = None, gaps: Literal["error", "allow"] = "error"
+) -> list[Finding]:
+    """Findings about the stamps alone, see `check`."""
+    if len(stamps) < 2:
+        return []
+    repeated = stamps[stamps.duplicated()].unique()
+    if len(repeated):
+        return [Finding("error", "time", f"{len(repeated)} stamps are there more than once: {_some(repeated)}")]
+    if not stamps.is_monotonic_increasing:
+        return [
+            Finding("error", "time", f"stamps are not in order, first at {_some(stamps[1:][np.diff(stamps) < pd.Timedelta(0)])}")
+        ]
+    steps = pd.Series(stamps[1:] - stamps[:-1])
+    commonest = pd.Timedelta(steps.mode().iloc[0])
+    expected = commonest if step is None else pd.Timedelta(step)
+    if (steps.to_numpy() % expected.to_timedelta64() != np.timedelta64(0)).any() or commonest > expected:
+        off = stamps[1:][((stamps[1:] - stamps[0]) % expected) != pd.Timedelta(0)]
+        detail = f"first off it {_some(off)}" if len(off) else f"first {stamps[0]:%Y-%m-%dT%H}, {stamps[1]:%Y-%m-%dT%H}"
+        return [Finding("error", "time", f"stamps come every {_hours(commonest)}, expected every {_hours(expected)}; {detail}")]
+    missing = pd.date_range(stamps[0], stamps[-1], freq=expected).difference(stamps)
+    if not len(missing):
+        return []
+    message = f"{len(missing)} stamps are missing at a step of {_hours(expected)}: {_some(missing)}"
+    if gaps == "allow":
+        return [Finding("note", "time", message)]
+    return [
+        Finding("error", "time", message + '; get them, or set gaps = "allow" to leave them out of training and verification')
+    ]
+
+
+def _measure(data: xr.Dataset, channels: Sequence[Channel]) -> dict[Channel, xr.DataArray]:
+    """(time, measure) a channel, in float64: minimum, maximum, weighted total, its weight, number of finite values and of all."""
+    weights = xr.DataArray(Grid.of(data).area_weights, dims=("latitude", "longitude"))
+    lazy = {}
+    for channel in channels:
+        array = select(data, channel)
+        if array.chunks is not None:
+            array = array.chunk(latitude=-1, longitude=-1)
+        lazy[channel] = xr.apply_ufunc(
+            _reduced, array, weights, input_core_dims=[["latitude", "longitude"]] * 2, output_core_dims=[["measure"]],
+            dask="parallelized", output_dtypes=[np.float64], dask_gufunc_kwargs={"output_sizes": {"measure": len(_MEASURES)}},
+            join="override",
+        )  # fmt: skip
+    computed = dask.compute(lazy)[0]
+    size = weights.size
+    return {
+        channel: array.assign_coords(measure=list(_MEASURES)).assign_attrs(points=size) for channel, array in computed.items()
+    }
+
+
+def _reduced(block: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    valid = np.isfinite(block)
+    values = np.where(valid, block, 0.0).astype(np.float64)
+    return np.stack(
+        [
+            np.where(valid, block, np.inf).min(axis=(-2, -1)),
+            np.where(valid, block, -np.inf).max(axis=(-2, -1)),
+            (values * weights).sum(axis=(-2, -1)),
+            (valid * weights).sum(axis=(-2, -1)),
+            valid.sum(axis=(-2, -1)),
+        ],
+        axis=-1,
+    )
+
+
+def _judge(channel: Channel, measured: xr.DataArray) -> list[Finding]:
+    """Findings about the values of one channel."""
+    variable = lookup(channel.name)
+    label, points = channel.label, measured.attrs["points"]
+    other = [dim for dim in measured.dims if dim not in ("time", "measure")]
+    finite = measured.sel(measure="finite").mean(other) / points
+    if not (finite > 0).any():
+        return [Finding("error", label, "holds no value at all")]
+    findings = []
+    masked = variable is not None and variable.masked and float(finite.max()) == float(finite.min())
+    if (finite < 1).any():
+        share = 100 * (1 - float(finite.mean()))
+        where = _stamps_where(finite < 1)
+        severity: Severity = "note" if masked else "error"
+        findings.append(Finding(severity, label, f"{share:.3g} % of the values are missing or not finite{where}"))
+    low, high = measured.sel(measure="minimum").min(other), measured.sel(measure="maximum").max(other)
+    if variable is not None:
+        bottom, top = variable.valid_range
+        bad = (finite > 0) & ((low < bottom) | (high > top))
+        if bad.any():
+            found = f"{float(low.where(finite > 0).min()):.6g} to {float(high.where(finite > 0).max()):.6g} {variable.units}"
+            findings.append(
+                Finding(
+                    "error", label, f"values {found}, expected {bottom:g} to {top:g}{_stamps_where(bad)}; are the units right?"
+                )
+            )
+    # rain may be zero everywhere on a dry day, a temperature may not be the same everywhere
+    flat = (finite > 0) & (low == high) if variable is None or not variable.non_negative else xr.zeros_like(finite, dtype=bool)
+    if float(low.min()) == float(high.max()):
+        findings.append(Finding("error", label, f"is {float(low.min()):.6g} everywhere and always"))
+    elif flat.any():
+        findings.append(Finding("error", label, f"is the same everywhere{_stamps_where(flat)}"))
+    return findings
+
+
+def _table(channels: Sequence[Channel], measured: dict[Channel, xr.DataArray]) -> pd.DataFrame:
+    rows = []
+    for channel in channels:
+        values = measured[channel]
+        variable = lookup(channel.name)
+        weight = float(values.sel(measure="weight").sum())
+        count = values.sel(measure="finite")
+        rows.append(
+            {
+                "channel": channel.label,
+                "units": variable.units if variable else "",
+                "minimum": float(values.sel(measure="minimum").min()),
+                "mean": float(values.sel(measure="total").sum()) / weight if weight else float("nan"),
+                "maximum": float(values.sel(measure="maximum").max()),
+                "finite": float(count.mean()) / values.attrs["points"],
+            }
+        )
+    return pd.DataFrame(rows).set_index("channel") if rows else pd.DataFrame()
+
+
+def _stamps_where(condition: xr.DataArray) -> str:
+    if "time" not in condition.dims:
+        return ""
+    stamps = pd.DatetimeIndex(condition["time"].values[condition.values])
+    return f", in {len(stamps)} of {condition.sizes['time']} stamps: {_some(stamps)}"
+
+
+def _some(stamps: pd.DatetimeIndex) -> str:
+    shown = ", ".join(f"{stamp:%Y-%m-%dT%H:%M}" for stamp in stamps[:SHOWN])
+    return shown + (f" ... {stamps[-1]:%Y-%m-%dT%H:%M}" if len(stamps) > SHOWN else "")
+
+
+def _hours(step: pd.Timedelta) -> str:
+    return f"{step / pd.Timedelta(hours=1):g} h"
