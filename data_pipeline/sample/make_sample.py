@@ -95,8 +95,8 @@ def copy_static(source_path: Path, target_path: Path) -> None:
 
 def _copy_field(source: netCDF4.Dataset, target: netCDF4.Dataset, name: str, level: int | None, rows: np.ndarray) -> None:
     field = source[name]
-    chunks = tuple(min(CHUNK_STEPS, rows.size) if dim == "time" else 1 if dim == "level" else None for dim in field.dimensions)
-    sizes = tuple(target.dimensions[dim].size if chunk is None else chunk for dim, chunk in zip(field.dimensions, chunks, strict=True))
+    chunk = {"time": min(CHUNK_STEPS, rows.size), "level": 1}
+    sizes = [chunk.get(dim, target.dimensions[dim].size) for dim in field.dimensions]
     attributes = _attributes(field)
     copy = target.createVariable(
         name, field.dtype, field.dimensions, chunksizes=sizes, fill_value=attributes.pop("_FillValue"), **COMPRESSION
