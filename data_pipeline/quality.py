@@ -5,9 +5,10 @@ Every field is read once, block by block, and reduced to a few numbers a stamp; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import dask
 import numpy as np
@@ -38,7 +39,11 @@ class Finding:
 
 @dataclass
 class Report:
-    """What `check` found. table: one row a channel: units, minimum, mean (area-weighted), maximum, finite (fraction)."""
+    """What `check` found.
+
+    table: one row a channel: units, minimum, mean (area-weighted), maximum, finite (fraction), values (number of all), weight
+    (area weights of the finite ones, mean 1 a value).
+    """
 
     findings: list[Finding] = field(default_factory=list)
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -107,6 +112,40 @@ def check_stamps(
     return [
         Finding("error", "time", message + '; get them, or set gaps = "allow" to leave them out of training and verification')
     ]
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """A report as plain data for a store's attributes: {"channels": {label: {...}}, "findings": [{severity, where, message}]}."""
+    channels = {str(label): {str(key): _plain(value) for key, value in row.items()} for label, row in report.table.iterrows()}
+    findings = [{"severity": f.severity, "where": f.where, "message": f.message} for f in report.findings]
+    return {"channels": channels, "findings": findings}
+
+
+def merge(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The summary of several disjoint blocks of time together; means are weighted by the finite area that each block holds."""
+    channels: dict[str, dict[str, Any]] = {}
+    for label in dict.fromkeys(label for block in summaries for label in block["channels"]):
+        rows = [block["channels"][label] for block in summaries if label in block["channels"]]
+        held = [row for row in rows if row["weight"]]
+        weight = sum(row["weight"] for row in held)
+        values = sum(row["values"] for row in rows)
+        channels[label] = {
+            "units": rows[0]["units"],
+            "minimum": min((row["minimum"] for row in held), default=None),
+            "mean": sum(row["mean"] * row["weight"] for row in held) / weight if held else None,
+            "maximum": max((row["maximum"] for row in held), default=None),
+            "finite": sum(row["finite"] * row["values"] for row in rows) / values if values else None,
+            "values": values,
+            "weight": weight,
+        }
+    findings = list({json.dumps(f, sort_keys=True): f for block in summaries for f in block["findings"]}.values())
+    return {"channels": channels, "findings": findings}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    return float(value) if np.isfinite(value) else None
 
 
 def _measure(data: xr.Dataset, channels: Sequence[Channel]) -> dict[Channel, xr.DataArray]:
@@ -190,10 +229,12 @@ def _table(channels: Sequence[Channel], measured: dict[Channel, xr.DataArray]) -
             {
                 "channel": channel.label,
                 "units": variable.units if variable else "",
-                "minimum": float(values.sel(measure="minimum").min()),
+                "minimum": float(values.sel(measure="minimum").min()) if weight else float("nan"),
                 "mean": float(values.sel(measure="total").sum()) / weight if weight else float("nan"),
-                "maximum": float(values.sel(measure="maximum").max()),
+                "maximum": float(values.sel(measure="maximum").max()) if weight else float("nan"),
                 "finite": float(count.mean()) / values.attrs["points"],
+                "values": count.size * values.attrs["points"],
+                "weight": weight,
             }
         )
     return pd.DataFrame(rows).set_index("channel") if rows else pd.DataFrame()
