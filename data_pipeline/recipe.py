@@ -1,0 +1,98 @@
+"""Recipes: one flat TOML file a job, read as data, overridden by `--set a.b=c`, checked section by section.
+
+Each package owns its sections as frozen pydantic models that forbid unknown keys; this module only reads, overrides, parses and
+reports. All faults of a section are listed at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data_pipeline.errors import InputError
+
+SECTIONS = ("name", "source", "analysis", "periods", "model", "training", "forecast", "verification")
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The recipe as nested dicts, with `a.b=value` overrides applied (value in TOML, or a bare string).
+
+    Raises InputError for a missing file, TOML syntax, an override that is not key=value, or an unknown section.
+    """
+    path = Path(path)
+    try:
+        raw: dict[str, Any] = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"recipe {path} not found; the packaged ones are in recipes/") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"recipe {path} is not valid TOML: {error}") from None
+    raw.setdefault("name", path.stem)
+    for override in overrides:
+        _apply(raw, override)
+    unknown = sorted(set(raw) - set(SECTIONS))
+    if unknown:
+        raise InputError(f"recipe {path}: unknown section {', '.join(unknown)}; expected some of {', '.join(SECTIONS)}")
+    return raw
+
+
+def section(recipe: Mapping[str, Any], name: str, model: type[SectionT]) -> SectionT:
+    """Section `name` of a recipe as `model`. Raises InputError listing every fault with its key."""
+    try:
+        return model.model_validate(recipe.get(name, {}))
+    except ValidationError as error:
+        known = ", ".join(sorted(model.model_fields))
+        lines = []
+        for fault in error.errors():
+            key = ".".join([name, *map(str, fault["loc"])])
+            if fault["type"] == "extra_forbidden":
+                lines.append(f"  - {key}: unknown key; [{name}] knows {known}")
+            else:
+                lines.append(f"  - {key}: {fault['msg']}")
+        raise InputError(f"recipe {recipe.get('name', '?')!r}, section [{name}]:\n" + "\n".join(lines)) from None
+
+
+def fingerprint(parts: Mapping[str, Any]) -> str:
+    """A short hash of plain data, independent of key order: equal recipes have equal fingerprints."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Lines `a.b: old -> new` for every leaf in which two nested mappings differ."""
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key}: {before!r} -> {after!r}"
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key.strip():
+        raise InputError(f"--set {override!r}: expected key=value, for example training.minutes=30")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, leaf = key.strip().split(".")
+    table = raw
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise InputError(f"--set {override!r}: {parent!r} is a value, not a section")
+    table[leaf] = value

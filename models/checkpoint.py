@@ -1,0 +1,106 @@
+"""Checkpoints: one safetensors file, tensors plus a JSON header. No pickle, so a file from a stranger can be opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from data_pipeline.errors import InputError
+from models.contract import Spec
+from models.crps import CrpsGenerator
+
+FORMAT = "plumecast-checkpoint-1"
+FAMILIES = {"crps": CrpsGenerator}
+
+
+def build(spec: Spec) -> CrpsGenerator:
+    """An untrained generator of the spec's family. Raises InputError for a family that does not exist."""
+    if spec.family not in FAMILIES:
+        raise InputError(f"model family {spec.family!r} is not known; choose from {', '.join(FAMILIES)}")
+    return FAMILIES[spec.family](spec)
+
+
+def save(
+    path: str | Path,
+    spec: Spec,
+    weights: Mapping[str, Tensor],
+    provenance: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write a checkpoint atomically. provenance: plain data (recipe, data, scores, versions)."""
+    header = {
+        "format": FORMAT,
+        "spec": json.dumps(spec.as_dict(), sort_keys=True),
+        "provenance": json.dumps({**provenance, "plumecast": package_version(), "torch": torch.__version__}, sort_keys=True),
+    }
+    return write_tensors(path, {name: value.detach().to(dtype) for name, value in weights.items()}, header)
+
+
+def load(path: str | Path, device: str = "cpu") -> CrpsGenerator:
+    """The generator of a checkpoint, in evaluation mode, weights in float32.
+
+    Sets `.provenance` (dict) and `.sha256` on it. Raises InputError for a missing file, another format, or tensors that do not
+    fit the spec or are not finite.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"checkpoint {path} not found; train one with `plumecast train RECIPE`, or leave it out for the shipped one")
+    header, tensors = read_tensors(path)
+    if header.get("format") != FORMAT:
+        raise InputError(f"{path} is not a plumecast checkpoint (format {header.get('format')!r}, expected {FORMAT!r})")
+    generator = build(Spec.from_dict(json.loads(header["spec"])))
+    try:
+        generator.load_state_dict({name: value.float() for name, value in tensors.items()})
+    except RuntimeError as error:
+        raise InputError(f"checkpoint {path} does not fit its own spec: {error}") from None
+    bad = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise InputError(f"checkpoint {path}: tensor {bad[0]} holds values that are not finite")
+    generator.provenance = json.loads(header["provenance"])
+    generator.sha256 = file_sha256(path)
+    return generator.to(device, memory_format=torch.channels_last).eval()
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Path:
+    """Write named tensors and a string header to one safetensors file: complete or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, partial, dict(header))
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    return path
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """(header, tensors) of a safetensors file. Raises InputError if it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read as safetensors ({error}); it may be cut short") from None
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def package_version() -> str:
+    """The installed version, or `0+source` from a bare checkout."""
+    try:
+        return version("plumecast")
+    except PackageNotFoundError:
+        return "0+source"

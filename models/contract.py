@@ -1,0 +1,143 @@
+"""The contract between a generator family and whoever runs it: Spec, State, Generator.
+
+The engine owns noise, batches, devices, time and memory; the family owns mathematics. A family never reads a file, a clock or a
+global random state. Tensors are batch first and normalised by the checkpoint's own statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipeline.forcings import plane_names
+from data_pipeline.grid import Grid
+from data_pipeline.schema import Channel
+from data_pipeline.statistics import from_model_space, to_model_space
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything that names a generator's inputs and outputs; plain data, stored in the checkpoint.
+
+    channels: labels of the output fields; diagnostic: those of them that are predicted directly and not fed back.
+    mean, std, tendency_std: one number a channel, in model space (after the variable's transform). periods: training and
+    validation as `first/last`. options: the family's own resolved settings.
+    """
+
+    family: str
+    channels: tuple[str, ...]
+    diagnostic: tuple[str, ...]
+    forcings: tuple[str, ...]
+    latitude: tuple[float, ...]
+    longitude: tuple[float, ...]
+    step_hours: int
+    frames: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    tendency_std: tuple[float, ...]
+    training_period: str
+    validation_period: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of every field."""
+        return Grid(np.array(self.latitude), np.array(self.longitude))
+
+    @property
+    def step(self) -> np.timedelta64:
+        """Length of one model step."""
+        return np.timedelta64(self.step_hours, "h")
+
+    @property
+    def parsed_channels(self) -> list[Channel]:
+        """The channels as objects, in order."""
+        return [Channel.parse(label) for label in self.channels]
+
+    @property
+    def n_planes(self) -> int:
+        """Number of forcing planes."""
+        return len(plane_names(self.forcings))
+
+    def normalise(self, fields: np.ndarray) -> np.ndarray:
+        """Physical fields (..., C, H, W) to model space, float32."""
+        columns = [
+            (to_model_space(fields[..., i, :, :].astype(np.float64), channel) - self.mean[i]) / self.std[i]
+            for i, channel in enumerate(self.parsed_channels)
+        ]
+        return np.stack(columns, axis=-3).astype(np.float32)
+
+    def denormalise(self, fields: np.ndarray) -> np.ndarray:
+        """Model-space fields (..., C, H, W) to physical units, float32; non-negative variables are clipped at 0."""
+        columns = [
+            from_model_space(fields[..., i, :, :].astype(np.float64) * self.std[i] + self.mean[i], channel)
+            for i, channel in enumerate(self.parsed_channels)
+        ]
+        return np.stack(columns, axis=-3).astype(np.float32)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Spec:
+        """The inverse of `as_dict`."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+
+
+class Loss(NamedTuple):
+    """A differentiable total and its named parts (plain numbers)."""
+
+    total: Tensor
+    parts: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a training curriculum, as the loss sees it."""
+
+    members: int = 2
+    rollout: int = 1
+    alpha: float = 0.95
+    noise: bool = True
+
+
+class Sample(NamedTuple):
+    """frames (B, F, C, H, W), targets (B, rollout, C, H, W), forcings (B, rollout, P, H, W)."""
+
+    frames: Tensor
+    targets: Tensor
+    forcings: Tensor
+
+
+class Generator(Protocol):
+    """What every family implements, and all that the engine may call. A State is opaque to the engine."""
+
+    spec: Spec
+
+    def noise_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Per member: the shape of the noise that `initial` and `step` need (standard normal)."""
+
+    def initial(self, frames: Tensor, forcing: Tensor, noise: Tensor) -> Any:
+        """The state at lead 0 from frames (B, F, C, H, W), oldest first; noise as `noise_shapes()["initial"]`."""
+
+    def step(self, state: Any, forcing: Tensor, noise: Tensor) -> Any:
+        """The state one step later; forcing (B, P, H, W) of the step, noise as `noise_shapes()["step"]`."""
+
+    def fields(self, state: Any) -> Tensor:
+        """Decode to normalised fields (B, C, H, W); called only for leads that are wanted."""
+
+    def nudge(self, state: Any, target: Tensor, weight: Tensor) -> Any:
+        """The state relaxed towards normalised fields `target` (B, C, H, W) by `weight` (H, W) in [0, 1]."""
+
+    def loss(self, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
+        """Differentiable loss; noise (members, B, rollout + 1, n): one draw for `initial` and one a step."""
+
+
+def flat_noise_size(shapes: dict[str, tuple[int, ...]]) -> int:
+    """Length of the longest draw in `noise_shapes`; both draws are cut from one vector of this length."""
+    return max(int(torch.Size(shape).numel()) for shape in shapes.values())

@@ -1,0 +1,88 @@
+"""Section [model] of a recipe, and the step from a recipe to a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from pydantic import field_validator
+
+from data_pipeline import statistics
+from data_pipeline.batches import Samples
+from data_pipeline.forcings import Forcings, plane_names, standardised_static
+from data_pipeline.recipe import Section, section
+from data_pipeline.schema import channels_of
+from data_pipeline.statistics import Periods, format_period
+from models.contract import Spec
+from models.crps import CrpsOptions
+from models.training import Progress, TrainingOptions, make_spec, train
+
+
+class ModelOptions(Section):
+    """Section [model]: the family, its inputs, and [model.options] of the family itself."""
+
+    family: str = "crps"
+    step: str = "12h"
+    frames: int = 2
+    diagnostic: tuple[str, ...] = ()
+    forcings: tuple[str, ...] = ("season", "position")
+    options: CrpsOptions = CrpsOptions()
+
+    @field_validator("step")
+    @classmethod
+    def _whole_hours(cls, value: str) -> str:
+        hours = pd.Timedelta(value) / pd.Timedelta("1h")
+        if hours <= 0 or hours != round(hours):
+            raise ValueError(f"{value!r} is not a whole number of hours")
+        return value
+
+    @property
+    def step_hours(self) -> int:
+        """The step in hours."""
+        return int(pd.Timedelta(self.step) / pd.Timedelta("1h"))
+
+
+def plan_training(recipe: Mapping[str, Any], analysis: xr.Dataset) -> tuple[Spec, TrainingOptions, Samples, Samples]:
+    """Spec, options and samples of a recipe's training on an analysis. Raises InputError before any heavy work."""
+    model = section(recipe, "model", ModelOptions)
+    options = section(recipe, "training", TrainingOptions)
+    periods = section(recipe, "periods", Periods)
+    training, validation = periods.required("training"), periods.required("validation")
+    plane_names(model.forcings)
+    channels = channels_of(analysis)
+    moments = statistics.compute(analysis, channels, training)
+    spec = make_spec(
+        analysis, moments, family=model.family, diagnostic=model.diagnostic, forcings=model.forcings,
+        step_hours=model.step_hours, frames=model.frames, training_period=format_period(training),
+        validation_period=format_period(validation), options=model.options.model_dump(mode="json"),
+    )  # fmt: skip
+    forcings = Forcings(model.forcings, spec.grid, spec.step, standardised_static(analysis, model.forcings))
+
+    def samples(period: tuple[str, str]) -> Samples:
+        return Samples(analysis, channels, moments, forcings, period, step=np.timedelta64(spec.step), frames=spec.frames)
+
+    return spec, options, samples(training), samples(validation)
+
+
+def run_training(
+    recipe: Mapping[str, Any], analysis: xr.Dataset, out: Path, *, device: str, report: Callable[[Progress], None]
+) -> Path:
+    """Train by a recipe; returns the checkpoint's path."""
+    spec, options, training, validation = plan_training(recipe, analysis)
+    provenance = {
+        "recipe": json_ready(recipe),
+        "data": analysis.attrs.get("source", ""),
+        "data_recipe_hash": analysis.attrs.get("recipe_hash", ""),
+    }
+    return train(spec, options, training, validation, out, provenance=provenance, device=device, report=report)
+
+
+def json_ready(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as plain data, without the folder its source was read from: paths say nothing about the data."""
+    plain = {name: dict(part) if isinstance(part, Mapping) else part for name, part in recipe.items()}
+    plain.get("source", {}).pop("path", None)
+    return plain

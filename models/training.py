@@ -1,0 +1,280 @@
+"""The training loop: flat, resumable, its curriculum data.
+
+Batch and noise k depend on (seed, k) alone, so a run that was killed continues with the numbers it would have had.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from pydantic import Field
+from torch import Tensor
+
+from data_pipeline.batches import Batch, Samples
+from data_pipeline.errors import GateError, InputError
+from data_pipeline.recipe import Section, differences, fingerprint
+from models.checkpoint import build, read_tensors, save, write_tensors
+from models.contract import Sample, Spec, Stage, flat_noise_size
+from models.validation import Validation, validate
+
+MAX_SKIPPED = 20  # non-finite updates in a row before the run is given up
+
+
+class StageOptions(Section):
+    """One stage of the curriculum: `iterations` updates of `batch` samples with `members` each, the rate falling on a cosine."""
+
+    name: str
+    iterations: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    members: int = Field(default=2, ge=1, le=127)
+    rollout: int = Field(default=1, ge=1)
+    alpha: float = Field(default=0.95, ge=0, le=1)
+    noise: bool = True
+    rate: float = Field(gt=0)
+    final_rate: float = Field(gt=0)
+    warmup: int = 0
+
+    def as_stage(self) -> Stage:
+        return Stage(self.members, self.rollout, self.alpha, self.noise)
+
+
+class TrainingOptions(Section):
+    """Section [training]."""
+
+    seed: int = 0
+    stages: tuple[StageOptions, ...]
+    precision: Literal["float32", "bfloat16"] = "float32"
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    ema: float = 0.999
+    validate_every: int = 500
+    validation_inits: int = 12
+    validation_members: int = 8
+    validation_steps: int = 10
+    checkpoint_dtype: Literal["float32", "float16"] = "float32"
+
+
+@dataclass
+class Progress:
+    """What a caller may show after each update."""
+
+    iteration: int
+    iterations: int
+    stage: str
+    loss: float
+    samples_per_second: float
+    seconds_left: float
+    validation: Validation | None
+
+
+def train(
+    spec: Spec,
+    options: TrainingOptions,
+    training: Samples,
+    validation: Samples,
+    out: Path,
+    *,
+    provenance: Mapping[str, Any],
+    device: str = "cpu",
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Path:
+    """Train a generator and write `out/checkpoint.safetensors`: the averaged weights of the best validation score.
+
+    Resumes from `out/training/state.safetensors` if it is of the same spec and options; another recipe there is an InputError with
+    the difference. A finished run is a no-op. `metrics.jsonl` beside it holds one line a validation. Raises GateError if the
+    loss stays non-finite, InputError if memory runs out (saying what to lower).
+    """
+    run = _Run(spec, options, out, device, dict(provenance))
+    size, total = flat_noise_size(run.model.noise_shapes()), sum(stage.iterations for stage in options.stages)
+    starts = validation.starts(options.validation_steps)
+    chosen = starts[np.linspace(0, len(starts) - 1, min(options.validation_inits, len(starts))).astype(int)]
+    skipped = 0
+    clock, clock_iteration = time.monotonic(), run.iteration
+    for k, stage, position, batch in _plan(options, training, run.iteration):
+        if position == 0:
+            run.restart_average()
+        rate = _rate(stage, position)
+        noise = _noise(options.seed, k, (stage.members, len(batch.frames), stage.rollout + 1, size))
+        loss = _update(run, batch, noise, stage, rate)
+        if math.isfinite(loss):
+            skipped = 0
+            run.average_weights(position)
+        else:
+            skipped += 1
+            if skipped >= MAX_SKIPPED:
+                raise GateError(f"training: the loss was not finite {skipped} times in a row at iteration {k} (stage {stage.name})")
+        run.iteration = k + 1
+        measured = None
+        if run.iteration % options.validate_every == 0 or run.iteration == total:
+            measured = validate(run.averaged, validation, chosen, options.validation_members, options.validation_steps, options.seed)
+            run.keep(measured, stage.name, loss)
+        rate_now = (run.iteration - clock_iteration) / max(time.monotonic() - clock, 1e-9)
+        report(
+            Progress(
+                run.iteration, total, stage.name, loss, rate_now * stage.batch * stage.members,
+                (total - run.iteration) / rate_now, measured,
+            )
+        )  # fmt: skip
+    return run.checkpoint
+
+
+def _plan(options: TrainingOptions, training: Samples, done: int) -> Iterator[tuple[int, StageOptions, int, Batch]]:
+    """(iteration, stage, position in it, batch) for every update that is still to do."""
+    first = 0
+    for stage in options.stages:
+        start = max(done - first, 0)
+        if start < stage.iterations:
+            stream = training.batches(options.seed, first + start, stage.iterations - start, stage.batch, stage.rollout)
+            for position, batch in enumerate(stream, start):
+                yield first + position, stage, position, batch
+        first += stage.iterations
+
+
+def _rate(stage: StageOptions, position: int) -> float:
+    warm = min(1.0, (position + 1) / stage.warmup) if stage.warmup else 1.0
+    fall = 0.5 + 0.5 * math.cos(math.pi * position / stage.iterations)
+    return warm * (stage.final_rate + (stage.rate - stage.final_rate) * fall)
+
+
+def _noise(seed: int, k: int, shape: tuple[int, ...]) -> Tensor:
+    generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 1, k]))
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+
+def _update(run: _Run, batch: Batch, noise: Tensor, stage: StageOptions, rate: float) -> float:
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    sample = Sample(*(torch.from_numpy(array).to(run.device) for array in (batch.frames, batch.targets, batch.forcings)))
+    try:
+        loss = run.loss(sample, noise.to(run.device), stage.as_stage())
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"training: out of memory on {run.device} in stage {stage.name!r}; lower its batch ({stage.batch}), members "
+            f"({stage.members}) or rollout ({stage.rollout})"
+        ) from None
+    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.options.clip)
+    value = float(loss.detach())
+    if math.isfinite(value) and bool(torch.isfinite(norm)):
+        run.optimizer.step()
+        return value
+    return math.nan
+
+
+class _Run:
+    """The mutable state of one training run and its files."""
+
+    def __init__(self, spec: Spec, options: TrainingOptions, out: Path, device: str, provenance: dict[str, Any]) -> None:
+        torch.manual_seed(options.seed)
+        self.spec, self.options, self.device, self.provenance = spec, options, device, provenance
+        self.checkpoint, self.folder = out / "checkpoint.safetensors", out / "training"
+        self.model = build(spec).to(device, memory_format=torch.channels_last).train()
+        self.averaged = copy.deepcopy(self.model).eval()
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=1e-3, betas=options.betas)
+        self.iteration, self.best = 0, math.inf
+        self.recipe = {"spec": spec.as_dict(), "training": options.model_dump(mode="json")}
+        self._resume()
+
+    def loss(self, sample: Sample, noise: Tensor, stage: Stage) -> Tensor:
+        if self.options.precision == "float32":
+            return self.model.loss(sample, noise, stage).total
+        # weights are cast once an update and gradients land on the float32 masters; autocast would cast at every layer
+        self.model.compute_dtype = torch.bfloat16
+        low = {name: value.to(torch.bfloat16) for name, value in self.model.named_parameters()}
+        return torch.func.functional_call(self.model, low, (sample, noise, stage)).total
+
+    def restart_average(self) -> None:
+        """The average starts afresh from the weights that enter a stage."""
+        self.averaged.load_state_dict(self.model.state_dict())
+
+    @torch.no_grad()
+    def average_weights(self, position: int) -> None:
+        decay = min(self.options.ema, (1 + position) / (10 + position))
+        for average, value in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+            average.lerp_(value, 1 - decay)
+
+    def keep(self, measured: Validation, stage: str, loss: float) -> None:
+        """Log a validation, write the checkpoint if it is the best so far, and the state to resume from."""
+        if measured.score < self.best:
+            self.best = measured.score
+            scores = {"iteration": self.iteration, "validation": measured.as_dict()}
+            dtype = getattr(torch, self.options.checkpoint_dtype)
+            save(self.checkpoint, self.spec, self.averaged.state_dict(), {**self.provenance, **scores}, dtype)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        line = {"iteration": self.iteration, "stage": stage, "loss": loss, "best": self.best, **measured.as_dict()}
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self._save_state()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Weight decay for matrices and kernels only: on the noise maps' biases and gains it would put the noise to sleep."""
+        parameters = list(self.model.named_parameters())
+        decayed = [value for name, value in parameters if value.dim() > 1 and "to_local" not in name and "position" not in name]
+        rest = [value for name, value in parameters if not (value.dim() > 1 and "to_local" not in name and "position" not in name)]
+        return [{"params": decayed, "weight_decay": self.options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+    def _save_state(self) -> None:
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.averaged.state_dict().items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": value for name, value in moments.items()}
+        header = {
+            "iteration": str(self.iteration), "best": repr(self.best),
+            "recipe": json.dumps(self.recipe, sort_keys=True), "fingerprint": fingerprint(self.recipe),
+        }  # fmt: skip
+        write_tensors(self.folder / "state.safetensors", tensors, header)
+
+    def _resume(self) -> None:
+        path = self.folder / "state.safetensors"
+        if not path.exists():
+            return
+        header, tensors = read_tensors(path)
+        if header["fingerprint"] != fingerprint(self.recipe):
+            plain = json.loads(json.dumps(self.recipe))
+            changed = "\n".join(f"  - {line}" for line in differences(json.loads(header["recipe"]), plain))
+            raise InputError(f"{self.folder} holds a run of another recipe; give another --out, or delete it. Changed:\n{changed}")
+        self.iteration, self.best = int(header["iteration"]), float(header["best"])
+        self.model.load_state_dict(_below(tensors, "model."))
+        self.averaged.load_state_dict(_below(tensors, "average."))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below(tensors, "optimizer.").items():
+            index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def make_spec(
+    analysis: xr.Dataset, statistics: xr.Dataset, *, family: str, diagnostic: tuple[str, ...], forcings: tuple[str, ...],
+    step_hours: int, frames: int, training_period: str, validation_period: str, options: dict[str, Any],
+) -> Spec:  # fmt: skip
+    """The Spec of a new model from an analysis, its statistics and the recipe."""
+    labels = tuple(str(label) for label in statistics["channel"].values)
+    unknown = [label for label in diagnostic if label not in labels]
+    if unknown:
+        raise InputError(f"model.diagnostic names {', '.join(unknown)}; the channels are {', '.join(labels)}")
+
+    def numbers(name: str) -> tuple[float, ...]:
+        return tuple(float(value) for value in statistics[name].values)
+
+    return Spec(
+        family=family, channels=labels, diagnostic=diagnostic, forcings=forcings,
+        latitude=tuple(map(float, analysis["latitude"].values)), longitude=tuple(map(float, analysis["longitude"].values)),
+        step_hours=step_hours, frames=frames, mean=numbers("mean"), std=numbers("std"), tendency_std=numbers("tendency_std"),
+        training_period=training_period, validation_period=validation_period, options=options,
+    )  # fmt: skip

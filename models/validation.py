@@ -1,0 +1,63 @@
+"""Scores of a generator on the validation period while it trains: few dates, few members, the numbers that choose a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_pipeline.batches import Samples
+from models.contract import Generator, flat_noise_size
+
+
+@dataclass(frozen=True)
+class Validation:
+    """score: mean over channels and leads of fair CRPS / tendency std (lower is better). crps: that ratio by lead, mean over
+    channels; ssr: spread-skill ratio by lead and channel, with the (M + 1) / M factor."""
+
+    score: float
+    crps: list[float]
+    ssr: list[list[float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def validate(generator: Generator, samples: Samples, starts: np.ndarray, members: int, steps: int, seed: int) -> Validation:
+    """Roll `members` members over `steps` steps from each of the samples `starts` and score every step against the analysis.
+
+    Means are area-weighted; variance and squared error are averaged over space and dates before the ratio.
+    """
+    spec = generator.spec
+    device = next(generator.parameters()).device  # type: ignore[attr-defined]
+    weight = torch.tensor(spec.grid.area_weights, device=device, dtype=torch.float32)
+    unit = torch.tensor(np.array(spec.std) / np.array(spec.tendency_std), device=device, dtype=torch.float32)
+    size = flat_noise_size(generator.noise_shapes())
+    sums = torch.zeros(3, steps, len(spec.channels), dtype=torch.float64)
+    for start in starts:
+        batch = samples.batch(np.array([start]), steps)
+        frames, targets, forcings = (torch.from_numpy(x).to(device) for x in (batch.frames, batch.targets, batch.forcings))
+        draws = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 2, int(start)]))
+        noise = torch.from_numpy(draws.standard_normal((steps + 1, members, size), dtype=np.float32)).to(device)
+        state = generator.initial(frames.expand(members, *frames.shape[1:]), forcings[:, 0].expand(members, -1, -1, -1), noise[0])
+        for k in range(steps):
+            state = generator.step(state, forcings[:, k].expand(members, -1, -1, -1), noise[k + 1])
+            sums[:, k] += _point_scores(generator.fields(state), targets[0, k], weight)
+    crps, variance, error = (sums / len(starts)).float()
+    ratio = (crps * unit.cpu()).mean(1)
+    ssr = ((members + 1) / members * variance / error).sqrt()
+    return Validation(float(ratio.mean()), ratio.tolist(), ssr.tolist())
+
+
+def _point_scores(fields: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Area means of (fair CRPS, variance, squared error of the mean) a channel, float64 on the CPU, shape (3, C)."""
+    m = len(fields)
+    ordered = fields.sort(0).values
+    rank = torch.arange(m, device=fields.device, dtype=fields.dtype).view(-1, 1, 1, 1)
+    fair = (fields - truth).abs().mean(0) - ((2 * rank + 1 - m) * ordered).sum(0) / (m * (m - 1))
+    stacked = torch.stack([fair, fields.var(0), (fields.mean(0) - truth) ** 2])
+    return (stacked * weight).mean((-2, -1)).double().cpu()
