@@ -18,7 +18,7 @@ from data_pipeline import quality, store
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.recipe import Section, section
-from data_pipeline.regrid import regrid
+from data_pipeline.regrid import Method, regrid
 from data_pipeline.schema import Channel, channels_of
 from data_pipeline.sources.files import expand, open_files
 from data_pipeline.variables import lookup
@@ -26,6 +26,7 @@ from data_pipeline.variables import lookup
 PART_STAMPS = 128
 PART_BYTES = 512 * 2**20  # of one part in memory, at the finer of the two grids
 CHUNK_BYTES = 2**20  # small chunks cost more than they save: about one 0.5-degree field
+FINDINGS = 20  # kept in the store
 HOUR = np.timedelta64(1, "h")
 
 
@@ -34,7 +35,7 @@ class SourceSection(Section):
 
     path: a file, a zarr store, a glob or a folder (of it, the files that fit `pattern`). static: a file with fields that have no
     time, in that folder. levels, names, units: what the files do not tell, by variable or file. gaps: whether missing stamps are
-    an error, or holes of the store. description, attribution: carried into the store and every report.
+    an error, or holes of the store. faults: whether missing or impossible values stop the ingest, or are only recorded. description, attribution: carried into the store and every report.
     """
 
     kind: Literal["files"] = "files"
@@ -45,6 +46,7 @@ class SourceSection(Section):
     names: dict[str, str] = Field(default_factory=dict)
     units: dict[str, str] = Field(default_factory=dict)
     gaps: Literal["error", "allow"] = "error"
+    faults: Literal["error", "allow"] = "error"
     description: str = ""
     attribution: str = ""
 
@@ -54,7 +56,7 @@ class AnalysisSection(Section):
 
     channels: list[str] = Field(min_length=1)
     grid: str = "native"
-    method: Literal["conservative", "bilinear"] = "conservative"
+    method: Method = "conservative"
     step: str
     start: str | None = None
     stop: str | None = None
@@ -71,7 +73,7 @@ class Plan:
     missing: pd.DatetimeIndex
     step: pd.Timedelta
     grid: Grid
-    method: str
+    method: Method
     chunk: int
     part: int
 
@@ -91,9 +93,9 @@ def ingest(recipe: Mapping[str, Any], out: Path, *, progress: Callable[[int, int
     """Build the analysis store that `recipe` describes at `out`; returns its path.
 
     Killed at any point and run again, it continues; the result has the same bytes. A finished one is left untouched. `progress` is
-    called with (stamps done, stamps in all). Missing values are kept and counted (attribute `quality`). Raises InputError for
-    anything wrong with the recipe or the source, before the first block is written where it can be known; for an `out` made by
-    another recipe, with the differences.
+    called with (stamps done, stamps in all). Every block passes `quality.check`; its table and findings are the attribute `quality`.
+    Raises InputError for anything wrong with the recipe or the source, before the first block is written where it can be known;
+    for an `out` made by another recipe, with the differences.
     """
     source, analysis = section(recipe, "source", SourceSection), section(recipe, "analysis", AnalysisSection)
     identity = identify(source, analysis)
@@ -108,11 +110,10 @@ def ingest(recipe: Mapping[str, Any], out: Path, *, progress: Callable[[int, int
         for name, box in parts.items():
             if name not in writer.done:
                 block = read_block(planned, box)
-                note = quality.summary(quality.check(block, planned.channels))
-                writer.write(name, block, {"time": box}, note=note)
+                writer.write(name, block, {"time": box}, note=_inspect(block, planned.channels, source.faults))
             if progress is not None:
                 progress(box.stop, len(planned.times))
-        return writer.finish({"quality": json.dumps(quality.merge([writer.notes[name] for name in parts]))})
+        return writer.finish({"quality": json.dumps(_merge([writer.notes[name] for name in parts]))})
 
 
 def find_files(source: SourceSection) -> tuple[list[Path], Path | None]:
@@ -146,7 +147,7 @@ def plan(source: SourceSection, analysis: AnalysisSection) -> Plan:
     positions, missing = _schedule(pd.DatetimeIndex(data["time"].values), step, analysis, source.gaps)
     native = Grid.of(data)
     grid = native if analysis.grid == "native" else Grid.named(analysis.grid)
-    chunk, part = _sizes(channels, max(np.prod(native.shape), np.prod(grid.shape)), np.prod(grid.shape))
+    chunk, part = _sizes(channels, max(native.areas.size, grid.areas.size), grid.areas.size)
     times = pd.DatetimeIndex(data["time"].values[positions])
     return Plan(data, channels, positions, times, missing, step, grid, analysis.method, chunk, part)
 
@@ -157,11 +158,44 @@ def read_block(planned: Plan, box: slice) -> xr.Dataset:
     arrays: dict[str, xr.DataArray] = {}
     for name, levels in _by_name(planned.channels).items():
         array = planned.source[name].isel(time=planned.positions[box])
-        array = array.sel(level=levels) if levels else array
-        on_grid = _to_grid(array.to_dataset(name=name), planned)[name].load()
-        on_grid = on_grid.reindex(level=every) if levels else on_grid
-        arrays[name] = on_grid.astype("float32")
-    return xr.Dataset(arrays)
+        arrays[name] = array.sel(level=levels).reindex(level=every) if levels else array
+    # together: wind components are regridded as a pair
+    return _to_grid(xr.Dataset(arrays), planned).load().astype("float32")
+
+
+def _inspect(block: xr.Dataset, channels: Sequence[Channel], faults: str) -> dict[str, Any]:
+    """Check a block: plain data for the done-marker. Raises InputError for errors, unless they are allowed."""
+    report = quality.check(block, channels=channels, gaps="allow")
+    table = report.table.assign(stamps=block.sizes["time"])
+    errors = [str(finding) for finding in report.errors if not _is_dry(finding.where, table)]
+    if errors and faults == "error":
+        raise InputError(
+            "the source fails its checks:\n" + "\n".join(f"  - {line}" for line in errors)
+            + '\ncorrect it, leave the channel out, or accept it with source.faults="allow"'
+        )  # fmt: skip
+    return {"findings": errors, "table": json.loads(table.to_json(orient="index"))}
+
+
+def _is_dry(label: str, table: pd.DataFrame) -> bool:
+    """No rain, snow or ice in a block is weather, not a fault."""
+    known = lookup(Channel.parse(label).name)
+    return known is not None and known.non_negative and not table.loc[label, ["minimum", "maximum"]].any()
+
+
+def _merge(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One table for the store from those of its parts; means weigh by finite values."""
+    table: dict[str, dict[str, Any]] = {}
+    for label in notes[0]["table"]:
+        rows = pd.DataFrame([note["table"][label] for note in notes])
+        weights = (rows["stamps"] * rows["finite"]).to_numpy()
+        table[label] = {
+            "units": rows["units"].iloc[0],
+            "minimum": float(rows["minimum"].min()),
+            "mean": float(np.average(rows["mean"].fillna(0), weights=weights)) if weights.sum() else None,
+            "maximum": float(rows["maximum"].max()),
+            "finite": float(weights.sum() / rows["stamps"].sum()),
+        }
+    return {"table": table, "findings": [line for note in notes for line in note["findings"]][:FINDINGS]}
 
 
 def _to_grid(data: xr.Dataset, planned: Plan) -> xr.Dataset:
@@ -203,11 +237,17 @@ def _attrs(source: SourceSection, analysis: AnalysisSection, planned: Plan) -> d
         "recipe": json.dumps(shown, sort_keys=True),
         "channels": [channel.label for channel in planned.channels],
         "step": step_text(planned.step),
-        "missing_stamps": [f"{stamp:%Y-%m-%dT%H}" for stamp in planned.missing],
+        "gaps": spans(planned.missing, planned.step),
         "regridding": "none" if planned.grid.matches(Grid.of(planned.source)) else analysis.method,
         "mapping": planned.source.attrs.get("mapping", "[]"),
     }
     return {key: value for key, value in attrs.items() if value != ""}
+
+
+def spans(stamps: pd.DatetimeIndex, step: pd.Timedelta) -> list[str]:
+    """`first/last` of each unbroken run of stamps."""
+    breaks = np.flatnonzero(np.diff(stamps.to_numpy()) > step.to_timedelta64()) + 1
+    return [f"{run[0]:%Y-%m-%dT%H}/{run[-1]:%Y-%m-%dT%H}" for run in map(pd.DatetimeIndex, np.split(stamps, breaks)) if len(run)]
 
 
 def step_text(step: pd.Timedelta) -> str:
