@@ -22,7 +22,7 @@ Powers = tuple[int, int, int, int]  # of kg, m, s, K
 
 DIMENSIONLESS: Powers = (0, 0, 0, 0)
 LENGTH: Powers = (0, 1, 0, 0)
-MASS_PER_AREA: Powers = (1, -2, 0, 0)
+DENSITY: Powers = (1, -3, 0, 0)
 GEOPOTENTIAL: Powers = (0, 2, -2, 0)
 
 _BASE: dict[str, tuple[float, Powers]] = {
@@ -142,10 +142,11 @@ def _bridge(source: Powers, target: Powers) -> float | None:
         return 1.0
     if source == LENGTH and target == GEOPOTENTIAL:
         return STANDARD_GRAVITY
-    if source == MASS_PER_AREA and target == LENGTH:
-        return 1 / WATER_DENSITY
-    if source == LENGTH and target == MASS_PER_AREA:
+    missing = tuple(wanted - found for wanted, found in zip(target, source, strict=True))
+    if missing == DENSITY:  # a depth of water (or its rate) to a mass per area
         return WATER_DENSITY
+    if missing == tuple(-power for power in DENSITY):
+        return 1 / WATER_DENSITY
     return None
 
 
