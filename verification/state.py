@@ -130,6 +130,7 @@ def merge(states: Sequence[xr.Dataset]) -> xr.Dataset:
         return first
     by_time = [name for name, array in first.data_vars.items() if "time" in array.dims]
     rows = xr.concat([state[by_time] for state in states], dim="time", join="exact").sortby("time")
+    rows = rows.assign_coords(latitude=first["latitude"], longitude=first["longitude"])
     # in order of time, so that a campaign merged from parts in any order has the same bits
     ordered = sorted(states, key=lambda state: state["time"].values[0])
     for name in MAPS:
