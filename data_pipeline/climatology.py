@@ -1,8 +1,8 @@
 """Climatology by hour and day of year (mean, std, quantiles), and climatological ensembles drawn from the training years.
 
-Windows are counted in days either side of the day: `window_days=30` are the 61 days of WeatherBench 2. Method: per hour and day of
-year, all years together, weighted by a triangle that falls to zero at `window_days`; days of year close into a circle of 366, of which
-the last has a sample only in leap years and weighs by its count.
+Windows are counted in days either side of the day: `window_days=30` are the 61 days of WeatherBench 2. Method: per hour and day
+of year, all years together, weighted by a triangle that falls to zero at `window_days`; days of year close into a circle of
+366, of which the last has a sample only in leap years and weighs by its count.
 
 Members of an ensemble are whole analyses of the same hour, at most `window_days` from an anniversary of the valid time: 11 a year
 for 5 days, whatever the calendar. They keep the relations between points and variables, but not those between lead times.
@@ -42,15 +42,15 @@ def compute(
 ) -> xr.Dataset:
     """Mean, standard deviation and quantiles of each channel on (hour, dayofyear 1..366, [level], latitude, longitude), float32.
 
-    The mean has the variable's name, the rest suffixes `_std` and `_quantile` (dim quantile first), as in WeatherBench 2. Over the
-    sample of an hour and day with weights w (see the module): mean = sum w x / sum w, std = sqrt(sum w (x - mean)^2 / sum w), exact
-    for the windowed sample and summed in float64 about a first guess; quantiles interpolate linearly between weighted order
-    statistics (type 7 with Kish's effective size; Akinshin 2023, arXiv:2304.07265), which are the usual ones for equal weights.
-    Missing values are left out point by point; a point without any is NaN. Cost of quantiles: days x sample x points.
+    The mean has the variable's name, the rest suffixes `_std` and `_quantile` (dim quantile first), as in WeatherBench 2. Over
+    the sample of an hour and day with weights w (see the module): mean = sum w x / sum w, std = sqrt(sum w (x - mean)^2 / sum
+    w), exact for the windowed sample and summed in float64 about a first guess; quantiles interpolate linearly between weighted
+    order statistics (type 7 with Kish's effective size; Akinshin 2023, arXiv:2304.07265), which are the usual ones for equal
+    weights. Missing values are left out point by point; a point without any is NaN. Cost of quantiles: days x sample x points.
     Raises InputError for a period shorter than a year, or with hours and days that no window reaches.
     """
+    require_year(analysis, period)
     data = analysis.isel(time=np.flatnonzero(in_period(analysis["time"].values, period)))
-    _check_length(analysis, data, period)
     hours, hour_index, days = _calendar(data["time"].values)
     weights = triangle(window_days)
     _check_coverage(hours, hour_index, days, weights)
@@ -116,13 +116,13 @@ def climatological_ensemble(
 ) -> xr.Dataset:
     """For each valid time the analyses of `period` around its anniversaries, lazily: (*dims of valid_times, number, fields).
 
-    valid_times: dims (time, prediction_timedelta) give a forecast in the schema; `time` and further coordinates are kept. All valid
-    times get the same number of members, the least that any of them has (the nearest days are kept). The anniversary that is the
-    valid time itself is never drawn from: a valid time inside the period, or within the window of its ends, has one year less.
-    attrs: members, window_days (the widest that was needed), period. Raises InputError as `compute` and `member_times`.
+    valid_times: dims (time, prediction_timedelta) give a forecast in the schema; `time` and further coordinates are kept. All
+    valid times get the same number of members, the least that any of them has (the nearest days are kept). The anniversary that
+    is the valid time itself is never drawn from: a valid time inside the period, or within the window of its ends, has one year
+    less. attrs: members, window_days (the widest that was needed), period. Raises InputError as `compute` and `member_times`.
     """
+    require_year(analysis, period)
     data = analysis.isel(time=np.flatnonzero(in_period(analysis["time"].values, period)))
-    _check_length(analysis, data, period)
     stamps = _as_array(valid_times)
     index, window = _member_index(pd.DatetimeIndex(data["time"].values), stamps.values, window_days, min_members)
     fields = [select_channel(data, channel) for channel in channels]
@@ -158,9 +158,7 @@ def _take(index: np.ndarray, *, source: xr.DataArray) -> np.ndarray:
     return fields[inverse.reshape(index.shape)]
 
 
-def _member_index(
-    available: pd.DatetimeIndex, valid: np.ndarray, window_days: int, min_members: int
-) -> tuple[np.ndarray, int]:
+def _member_index(available: pd.DatetimeIndex, valid: np.ndarray, window_days: int, min_members: int) -> tuple[np.ndarray, int]:
     """Positions in `available`, shape (*valid.shape, members), ascending along members, and the widest window needed."""
     unique, inverse = np.unique(valid, return_inverse=True)
     found = [_members(available, stamp, window_days, min_members, frozenset([stamp.year])) for stamp in pd.DatetimeIndex(unique)]
@@ -329,15 +327,23 @@ def _variable_attrs(data: xr.Dataset, channels: Sequence[Channel], name: str) ->
     return {"units": data[name].attrs.get("units", ""), **({"levels_available": levels} if levels else {})}
 
 
-def _check_length(analysis: xr.Dataset, data: xr.Dataset, period: tuple[str, str]) -> None:
-    times = data["time"].values
-    held = pd.DatetimeIndex(analysis["time"].values)
-    if len(times) < 2 or times[-1] - times[0] + np.diff(times).min() < YEAR:
-        used = f"{len(times)} of its stamps lie in the training period {format_period(period)}"
-        raise InputError(
-            "a climatology needs at least one full year of analyses, better several; "
-            f"the store has {held[0]:%Y-%m-%d}..{held[-1]:%Y-%m-%d}, and {used}"
-        )
+def require_year(analysis: xr.Dataset, period: tuple[str, str] | None = None) -> None:
+    """Raise InputError, saying what is there, unless the analysis (its part in `period`) spans a full year."""
+    held = analysis["time"].values
+    times = held if period is None else held[in_period(held, period)]
+    if len(times) > 1 and times[-1] - times[0] + np.diff(times).min() >= YEAR:
+        return
+    there = f"the store has {_span(held)}"
+    if period is not None:
+        there += f", of it {_span(times)} in the training period {format_period(period)}"
+    raise InputError(f"a climatology needs at least one full year, better several; {there}")
+
+
+def _span(times: np.ndarray) -> str:
+    if not len(times):
+        return "nothing"
+    first, last = pd.Timestamp(times[0]), pd.Timestamp(times[-1])
+    return f"{first:%Y-%m-%d}..{last:%Y-%m-%d}"
 
 
 def _check_coverage(hours: np.ndarray, hour_index: np.ndarray, days: np.ndarray, weights: np.ndarray) -> None:
@@ -346,8 +352,8 @@ def _check_coverage(hours: np.ndarray, hour_index: np.ndarray, days: np.ndarray,
         empty = np.flatnonzero(weights @ count == 0)
         if len(empty):
             raise InputError(
-                f"a climatology needs analyses all around the year: at {hour:02d} UTC no stamp of the period lies within the window of "
-                f"day {empty[0] + 1} of the year ({len(empty)} such days); widen window_days, or complete the store"
+                f"a climatology needs analyses all around the year: at {hour:02d} UTC no stamp of the period lies within the "
+                f"window of day {empty[0] + 1} of the year ({len(empty)} such days); widen window_days, or complete the store"
             )
 
 

@@ -44,7 +44,7 @@ def write_json(path: Path, content: Any) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     sync(temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
     sync(path.parent)
 
 
@@ -108,6 +108,6 @@ class Lock:
     def _is_current(self) -> bool:
         """False if the file was removed between opening and locking it: the lock would guard nothing."""
         try:
-            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except FileNotFoundError:
             return False

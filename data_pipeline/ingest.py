@@ -33,9 +33,10 @@ HOUR = np.timedelta64(1, "h")
 class SourceSection(Section):
     """[source]: where the data come from. Only names and sizes of the files identify them, so a moved folder is the same source.
 
-    path: a file, a zarr store, a glob or a folder (of it, the files that fit `pattern`). static: a file with fields that have no
-    time, in that folder. levels, names, units: what the files do not tell, by variable or file. gaps: whether missing stamps are
-    an error, or holes of the store. faults: whether missing or impossible values stop the ingest, or are only recorded. description, attribution: carried into the store and every report.
+    path: a file, a zarr store, a glob or a folder (of it, the files that fit `pattern`). static: a file with fields that have
+    no time, in that folder. levels, names, units: what the files do not tell, by variable or file. gaps: whether missing stamps
+    are an error, or holes of the store. faults: whether missing or impossible values stop the ingest, or are only recorded.
+    description, attribution: carried into the store and every report.
     """
 
     kind: Literal["files"] = "files"
@@ -92,10 +93,10 @@ class Plan:
 def ingest(recipe: Mapping[str, Any], out: Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
     """Build the analysis store that `recipe` describes at `out`; returns its path.
 
-    Killed at any point and run again, it continues; the result has the same bytes. A finished one is left untouched. `progress` is
-    called with (stamps done, stamps in all). Every block passes `quality.check`; its table and findings are the attribute `quality`.
-    Raises InputError for anything wrong with the recipe or the source, before the first block is written where it can be known;
-    for an `out` made by another recipe, with the differences.
+    Killed at any point and run again, it continues; the result has the same bytes. A finished one is left untouched. `progress`
+    is called with (stamps done, stamps in all). Every block passes `quality.check`; its table and findings are the attribute
+    `quality`. Raises InputError for anything wrong with the recipe or the source, before the first block is written where it
+    can be known; for an `out` made by another recipe, with the differences.
     """
     source, analysis = section(recipe, "source", SourceSection), section(recipe, "analysis", AnalysisSection)
     identity = identify(source, analysis)
@@ -289,8 +290,8 @@ def _schedule(
     if len(missing) and gaps == "error":
         shown = ", ".join(f"{stamp:%Y-%m-%dT%H}" for stamp in missing[:5]) + (" ..." if len(missing) > 5 else "")
         raise InputError(
-            f"the source lacks {len(missing)} of {len(wanted)} stamps every {step_text(step)}: {shown}; {span}. Complete it, choose "
-            'analysis.start, stop or step to fit, or accept the holes with source.gaps="allow"'
+            f"the source lacks {len(missing)} of {len(wanted)} stamps every {step_text(step)}: {shown}; {span}. Complete it, "
+            'choose analysis.start, stop or step to fit, or accept the holes with source.gaps="allow"'
         )
     present = wanted.intersection(available)
     return available.get_indexer(present), missing

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import shutil
 import warnings
@@ -43,8 +42,8 @@ PART_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,120}")
 class StoreWriter:
     """The one writer of a store; made by `create`. A context manager: leaving it drops the lock, not the data.
 
-    parts: every part of the store. done: those safely on the disk. notes: {part: what `complete` was given}. finished: True once the
-    store is published; there is then nothing to write.
+    parts: every part of the store. done: those safely on the disk. notes: {part: what `complete` was given}. finished: True
+    once the store is published; there is then nothing to write.
     """
 
     def __init__(self, path: Path, parts: Sequence[str], template: xr.Dataset, lock: Lock | None) -> None:
@@ -116,7 +115,7 @@ class StoreWriter:
         content = {"format": 1, "plumecast_version": version(), **plan, "files": self._inventory(root)}
         write_json(root / MANIFEST, content)
         sync_files([file for file in root.rglob("*") if file.name == "zarr.json"], root)
-        os.rename(root, self.path)
+        root.rename(self.path)
         sync(self.path.parent)
         shutil.rmtree(self._folder)
         self.finished = True
@@ -182,10 +181,10 @@ def create(
 ) -> StoreWriter:
     """A writer for the store at `path`: new, continued, or already finished (`writer.finished`).
 
-    template: coordinates and small static variables as numpy arrays, written at once; variables to be filled part by part backed by
-    dask (see `blank`), of which only dims, shape, dtype and attributes count. chunks: dim -> chunk size; dims not named are whole;
-    coordinates are always whole. recipe: plain data that decide the content, `attrs` where not given.
-    Raises InputError, with the differences, if something made by another recipe or layout lies there; or if a writer is alive.
+    template: coordinates and small static variables as numpy arrays, written at once; variables to be filled part by part
+    backed by dask (see `blank`), of which only dims, shape, dtype and attributes count. chunks: dim -> chunk size; dims not
+    named are whole; coordinates are always whole. recipe: plain data that decide the content, `attrs` where not given. Raises
+    InputError, with the differences, if something made by another recipe or layout lies there; or if a writer is alive.
     """
     path = Path(path)
     bad = [part for part in parts if not PART_NAME.fullmatch(part)]
@@ -417,7 +416,7 @@ def _check_box(where: str, array: zarr.Array[Any], region: Mapping[str, slice], 
         if stop - start != sizes[dim]:
             raise InputError(f"{where}: {sizes[dim]} values along {dim} for the box {start}:{stop}")
         if start % chunk or (stop % chunk and stop != size):
-            raise InputError(f"{where}: the box {start}:{stop} along {dim} cuts through chunks of {chunk}; align the parts with them")
+            raise InputError(f"{where}: the box {start}:{stop} along {dim} cuts chunks of {chunk}; align the parts with them")
 
 
 def _chunk_keys(array: zarr.Array[Any], region: Mapping[str, slice]) -> Iterator[str]:

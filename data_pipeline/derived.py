@@ -1,0 +1,59 @@
+"""Stores derived from an analysis beside it in the work folder: statistics and climatology of the training period."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from data_pipeline import climatology, statistics, store
+from data_pipeline.errors import NotReadyError
+from data_pipeline.ingest import AnalysisSection
+from data_pipeline.opening import open_analysis
+from data_pipeline.recipe import section
+from data_pipeline.schema import Channel
+from data_pipeline.statistics import Periods, format_period
+
+
+def make_statistics(recipe: Mapping[str, Any], folder: Path) -> Path:
+    """<folder>/statistics.zarr from <folder>/analysis.zarr: see `statistics.compute`. A finished one is left untouched."""
+    analysis, channels = _inputs(recipe, folder)
+    period = section(recipe, "periods", Periods).required("training")
+    identity = _identity(analysis, channels, period)
+    out = folder / "statistics.zarr"
+    if not store.is_finished(out, identity):
+        store.write_dataset(out, statistics.compute(analysis, channels, period), recipe=identity)
+    return out
+
+
+def make_climatology(recipe: Mapping[str, Any], folder: Path, *, window_days: int = 30, quantiles: Sequence[float] = ()) -> Path:
+    """<folder>/climatology.zarr from <folder>/analysis.zarr: see `climatology.compute`. A finished one is left untouched."""
+    analysis, channels = _inputs(recipe, folder)
+    periods = section(recipe, "periods", Periods)
+    # a short analysis is the first thing to say: naming a period would not help
+    climatology.require_year(analysis, periods.training)
+    period = periods.required("training")
+    identity = {**_identity(analysis, channels, period), "window_days": window_days, "quantiles": list(quantiles)}
+    out = folder / "climatology.zarr"
+    if not store.is_finished(out, identity):
+        data = climatology.compute(analysis, channels, period, window_days=window_days, quantiles=quantiles)
+        store.write_dataset(out, data, chunks={"hour": 1, "dayofyear": 61, "quantile": 1}, recipe=identity)
+    return out
+
+
+def _inputs(recipe: Mapping[str, Any], folder: Path) -> tuple[xr.Dataset, list[Channel]]:
+    channels = [Channel.parse(label) for label in section(recipe, "analysis", AnalysisSection).channels]
+    path = folder / "analysis.zarr"
+    if not path.exists() and not store.partial_path(path).exists():
+        raise NotReadyError(f"{path} is not there yet; make it with: plumecast data ingest {recipe['name']}.toml")
+    return open_analysis(path), channels
+
+
+def _identity(analysis: xr.Dataset, channels: Sequence[Channel], period: tuple[str, str]) -> dict[str, Any]:
+    return {
+        "analysis": analysis.attrs["recipe_hash"],
+        "channels": [channel.label for channel in channels],
+        "period": format_period(period),
+    }

@@ -1,0 +1,116 @@
+"""Tables of stores and plans for a person to read, in colour on a terminal and plain when piped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+from rich.console import Console
+from rich.table import Column, Table
+
+from data_pipeline import quality, store
+from data_pipeline.grid import Grid
+from data_pipeline.ingest import AnalysisSection, SourceSection, plan, spans, step_text
+from data_pipeline.recipe import section
+
+PIPED_WIDTH = 120
+
+
+def show_plan(recipe: Mapping[str, Any], out: Path) -> None:
+    """What an ingest would do: channels, grid, period, size, and how much of it is there."""
+    planned = plan(section(recipe, "source", SourceSection), section(recipe, "analysis", AnalysisSection))
+    console, native = _console(), Grid.of(planned.source)
+    rows = {
+        "channels": ", ".join(channel.label for channel in planned.channels),
+        "source grid": str(native),
+        "target grid": "the same" if planned.grid.matches(native) else f"{planned.grid}, {planned.method}",
+        "period": f"{planned.times[0]:%Y-%m-%dT%H} to {planned.times[-1]:%Y-%m-%dT%H}, {len(planned.times)} stamps every "
+        f"{step_text(planned.step)}",
+        "holes": "; ".join(spans(planned.missing, planned.step)) or "none",
+        "work": f"{len(planned.parts)} parts of up to {planned.part} stamps, {planned.bytes / 1e6:.0f} MB before compression",
+        "state": _state(out),
+    }
+    _show_pairs(console, f"would write {out}", rows)
+
+
+def show_store(data: xr.Dataset, path: Path) -> None:
+    """Grid, period, channels with their ranges, mapping and provenance of an analysis."""
+    console, times = _console(), pd.DatetimeIndex(data["time"].values)
+    attrs = data.attrs
+    rows = {
+        "state": _state(path),
+        "source": attrs.get("source", "not said"),
+        "attribution": attrs.get("attribution", "none given"),
+        "grid": str(Grid.of(data)),
+        "period": f"{times[0]:%Y-%m-%dT%H} to {times[-1]:%Y-%m-%dT%H}, {len(times)} stamps every {attrs.get('step', '?')}",
+        "holes": "; ".join(attrs.get("gaps", [])) or "none",
+        "regridding": attrs.get("regridding", "none"),
+        "static": ", ".join(str(name) for name, array in data.data_vars.items() if "time" not in array.dims) or "none",
+        "recipe": f"{attrs.get('recipe_hash', '?')} (plumecast {attrs.get('plumecast_version', '?')})",
+    }
+    _show_pairs(console, str(path), rows)
+    if "quality" in attrs:
+        recorded = json.loads(attrs["quality"])
+        table, findings = recorded["table"], recorded["findings"]
+    else:
+        report = quality.check(data, gaps="allow")
+        table, findings = report.table.to_dict(orient="index"), [str(finding) for finding in report.findings]
+    channels = Table("channel", "units", *[_right(name) for name in ("minimum", "mean", "maximum", "finite")])
+    for label, row in table.items():
+        numbers = [_number(row[name]) for name in ("minimum", "mean", "maximum")]
+        channels.add_row(str(label), row["units"], *numbers, f"{100 * row['finite']:.6g} %")
+    console.print(channels)
+    _show_list(console, "findings", findings)
+    _show_list(console, "mapping from the source", json.loads(attrs.get("mapping", "[]")))
+
+
+def show_statistics(data: xr.Dataset) -> None:
+    """Mean, std and tendency std of each channel, in the space that models see."""
+    table = Table("channel", *[_right(name) for name in ("mean", "std", "tendency_std")])
+    for label in data["channel"].values:
+        row = data.sel(channel=label)
+        table.add_row(str(label), *[_number(float(row[name])) for name in ("mean", "std", "tendency_std")])
+    console = _console()
+    console.print(table)
+    console.print(f"over {data.attrs['period']}, {data.attrs['n']} stamps; area-weighted; precipitation as log(1 + x / 1 mm)")
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPED_WIDTH)
+
+
+def _state(path: Path) -> str:
+    if store.is_store(path):
+        return "finished"
+    plan_file = store.partial_path(path) / "plan.json"
+    if not plan_file.is_file():
+        return "nothing there yet"
+    total = len(json.loads(plan_file.read_text())["parts"])
+    return f"UNFINISHED: {len(list((plan_file.parent / 'parts').glob('*.json')))} of {total} parts; the same ingest continues it"
+
+
+def _show_pairs(console: Console, title: str, rows: Mapping[str, str]) -> None:
+    table = Table(title=title, show_header=False, title_justify="left")
+    for key, text in rows.items():
+        table.add_row(key, text)
+    console.print(table)
+
+
+def _show_list(console: Console, title: str, lines: list[str]) -> None:
+    if lines:
+        console.print(f"{title}:")
+    for line in lines:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _right(name: str) -> Column:
+    return Column(name, justify="right")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
