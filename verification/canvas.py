@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cartopy.crs as ccrs
 import numpy as np
@@ -41,7 +42,7 @@ class Shading:
     levels: tuple[float, ...]
     colours: str
     label: str
-    extend: str = "both"
+    extend: Literal["neither", "both", "min", "max"] = "both"
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,19 @@ def canvas(
     extent: Sequence[float] | None = None,
     width: float = 7.0,
     bars: int = 1,
+    titled: bool = True,
+    degrees: bool = True,
 ) -> Canvas:
     """Rows x columns of empty maps with coastlines, fitted to the grid, and `bars` strips for colour bars.
 
     projection: PlateCarree by default, centred on a regional grid. extent: (west, east, south, north) in degrees; a regional
-    grid is shown to its outer cell edges, a global one whole. width: inches; the height follows from the maps.
+    grid is shown to its outer cell edges, a global one whole. width: inches; the height follows from the maps. titled: leave room
+    for titles. degrees: label latitudes and longitudes where the projection has them on its edges (PlateCarree).
     """
     frame = _extent(grid, extent)
     whole = extent is None and circles(grid)
     chosen = projection or ccrs.PlateCarree(central_longitude=0.0 if whole else (frame[0] + frame[1]) / 2)
-    ticks = isinstance(chosen, ccrs.PlateCarree)
+    ticks = degrees and isinstance(chosen, ccrs.PlateCarree)
     figure = Figure(figsize=(width, width), dpi=110)
     rows, columns = shape
     maps = [figure.add_subplot(rows, columns, index + 1, projection=chosen) for index in range(rows * columns)]
@@ -78,7 +82,7 @@ def canvas(
         _frame_map(ax, None if whole else frame)
     stretch = maps[0].get_aspect()
     aspect = maps[0].viewLim.height / maps[0].viewLim.width * (1.0 if isinstance(stretch, str) else float(stretch))
-    strips = _arrange(figure, maps, shape, aspect=aspect, ticks=ticks, bars=bars)
+    strips = _arrange(figure, maps, shape, aspect=aspect, ticks=ticks, bars=bars, title=0.24 if titled else 0.08)
     for index, ax in enumerate(maps):
         coastlines(ax)
         if ticks:
@@ -97,10 +101,12 @@ def _frame_map(ax: GeoAxes, extent: Extent | None) -> None:
     ax.spines["geo"].set(edgecolor=INK, linewidth=0.6)
 
 
-def _arrange(figure: Figure, maps: list[GeoAxes], shape: tuple[int, int], *, aspect: float, ticks: bool, bars: int) -> list[Axes]:
+def _arrange(
+    figure: Figure, maps: list[GeoAxes], shape: tuple[int, int], *, aspect: float, ticks: bool, bars: int, title: float
+) -> list[Axes]:
     """Place maps and colour bars by inches: exact, and ten times faster than a layout engine."""
     rows, columns = shape
-    left, right, gap, title = (0.42 if ticks else 0.06), 0.12, 0.08, 0.24
+    left, right, gap = (0.42 if ticks else 0.06), (0.18 if ticks else 0.06), 0.08
     below = (0.2 if ticks else 0.05) + (0.55 if bars else 0.0)
     width = figure.get_figwidth()
     wide = (width - left - right - gap * (columns - 1)) / columns

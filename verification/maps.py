@@ -23,12 +23,14 @@ from verification.styles import Style, style_of
 __all__ = [
     "Shading",
     "coastlines",
+    "difference_shading",
     "field_shading",
     "plot_ensemble",
     "plot_field",
     "plot_probability",
     "plot_stamps",
     "probability",
+    "spread_shading",
 ]
 
 PROBABILITY = Shading((0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0), "YlGnBu", "probability", "neither")
@@ -41,12 +43,12 @@ def plot_field(
 
     variable: name or channel label (`geopotential_500`); the array's own name by default. shading: levels, colours and label
     instead of the variable's own; the field is then taken as it is. frame: `projection` (any cartopy one), `extent` (west, east,
-    south, north) in degrees, `width` in inches. Missing values are grey. Raises InputError for other dims.
+    south, north) in degrees, `width` in inches, `degrees` (False: no labels on the edges). Missing values are grey. Raises InputError for other dims.
     """
     style = style_of(_variable(field, variable), field.attrs.get("units"))
     shown = field if shading else style.display(field)
     chosen = shading or field_shading(style, [shown])
-    page = canvas(Grid.of(field), **frame)
+    page = canvas(Grid.of(field), titled=bool(title), **frame)
     drawn = shade(page.maps[0], shown, chosen)
     label(page.maps[0], title)
     colour_bar(page.bars[0], drawn, chosen.label)
@@ -69,7 +71,7 @@ def plot_ensemble(forecast: xr.DataArray, *, variable: str | None = None, title:
     levels = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, float(spread.max()))[1:]
     isolines(page.maps[0], spread, levels)
     label(page.maps[0], title)
-    colour_bar(page.bars[0], drawn, f"{style.label} ensemble mean ({style.units}); lines: spread ({style.units})")
+    colour_bar(page.bars[0], drawn, f"{style.label} ensemble mean ({style.units}); lines: spread ({style.difference_units})")
     return page.figure
 
 
@@ -154,7 +156,14 @@ def field_shading(style: Style, fields: Sequence[xr.DataArray]) -> Shading:
 def spread_shading(style: Style, fields: Sequence[xr.DataArray], label: str = "spread") -> Shading:
     """Levels from zero for spreads, errors and CRPS in display units."""
     _, high = _range(fields, 0, 99.5)
-    return Shading(_levels(0.0, high, 8), "YlOrRd", f"{style.label} {label} ({style.units})", "max")
+    return Shading(_levels(0.0, high, 8), "YlOrRd", f"{style.label} {label} ({style.difference_units})", "max")
+
+
+def difference_shading(style: Style, fields: Sequence[xr.DataArray], label: str = "difference") -> Shading:
+    """Levels around zero for biases and differences in display units."""
+    low, high = _range(fields, 1, 99)
+    size = max(abs(low), abs(high))
+    return Shading(_levels(-size, size, 9), "PuOr_r", f"{style.label} {label} ({style.difference_units})")
 
 
 def _range(fields: Sequence[xr.DataArray], low: float, high: float) -> tuple[float, float]:

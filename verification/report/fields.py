@@ -1,0 +1,139 @@
+"""The map sections of the report: where scores are good and bad, and one forecast beside the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from data_pipeline.grid import Grid
+from data_pipeline.schema import Channel, channels_of, select
+from verification import maps, styles
+from verification.report.figures import png, png_size
+from verification.report.tables import Table, lead_name, number, stamp_name
+
+MAP_DAYS = (1, 5, 10)
+CASE_DAYS = 5
+WIDTH = 3.6  # inches; small, so that its text stays readable on a phone
+RATIO = maps.Shading((0.4, 0.5, 0.67, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0, 2.5), "PuOr", "spread / error")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A map in the page: data URI, alternative text, caption and pixel size."""
+
+    source: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+
+
+def picture(field: xr.DataArray, shading: maps.Shading, *, alt: str, caption: str) -> Picture:
+    regional = not Grid.of(field).is_global  # the outline of the world needs no degrees
+    source = png(maps.plot_field(field, shading=shading, width=WIDTH, degrees=regional))
+    return Picture(source, alt, caption, *png_size(source))
+
+
+def score_maps(fields: xr.Dataset, *, channels: Iterable[str], leads: list[float]) -> list[dict[str, Any]]:
+    """Maps of fair CRPS, bias and spread/error of each channel at some leads, with the table of their area means.
+
+    fields: `crps`, `bias`, `ssr` (channel, prediction_timedelta, latitude, longitude) in SI units.
+    """
+    return [_channel_maps(fields.sel(channel=channel), channel, leads) for channel in channels]
+
+
+def _channel_maps(fields: xr.Dataset, channel: str, leads: list[float]) -> dict[str, Any]:
+    style = styles.style_of(channel)
+    at = [pd.Timedelta(hours=lead) for lead in leads]
+    crps = [style.display_difference(fields["crps"].sel(prediction_timedelta=lead, drop=True)) for lead in at]
+    bias = [style.display_difference(fields["bias"].sel(prediction_timedelta=lead, drop=True)) for lead in at]
+    ssr = [fields["ssr"].sel(prediction_timedelta=lead, drop=True) for lead in at]
+    units = style.difference_units
+    kinds = [
+        ("fair CRPS", units, crps, maps.spread_shading(style, crps, "fair CRPS")),
+        ("bias of the mean", units, bias, maps.difference_shading(style, bias, "bias")),
+        ("spread / error", "", ssr, RATIO),
+    ]
+    rows, lines = [], []
+    for title, unit, arrays, shading in kinds:
+        drawn = []
+        for lead, array in zip(leads, arrays, strict=True):
+            alt = f"Map of {title} of {style.long_name} at {lead_name(lead)}"
+            drawn.append(picture(array, shading, alt=alt, caption=lead_name(lead)))
+            lines.append([f"{title}, {lead_name(lead)}", *summary(array), unit])
+        rows.append({"title": f"{style.long_name}: {title}", "figures": drawn})
+    table = Table(f"{style.long_name}: what the maps hold", ["map", "area mean", "5 %", "95 %", "units"], lines)
+    return {"label": style.label, "rows": rows, "table": table}
+
+
+def summary(field: xr.DataArray) -> list[str]:
+    """Area mean, 5th and 95th percentile of the finite points of a map, as text."""
+    values, weights = field.transpose("latitude", "longitude").values, Grid.of(field).area_weights
+    good = np.isfinite(values)
+    if not good.any():
+        return ["–", "–", "–"]
+    low, high = np.percentile(values[good], [5, 95])
+    return [number(float(np.average(values[good], weights=weights[good]))), number(float(low)), number(float(high))]
+
+
+def case_section(case: xr.Dataset, truth: xr.Dataset | None, *, model: str) -> dict[str, Any]:
+    """One initialisation of an ensemble at about day 5: truth, mean, spread, probability of an event and four members.
+
+    case: schema "forecast", the first initialisation is shown. truth: schema "analysis"; its panels are left out where it lacks
+    the valid time or the variable.
+    """
+    case = case.isel(time=0)
+    leads = case["prediction_timedelta"].values
+    lead = leads[np.argmin(np.abs(leads - np.timedelta64(CASE_DAYS, "D")))]
+    start: np.datetime64 = case["time"].values[()]
+    valid = start + lead
+    at_lead = case.sel(prediction_timedelta=lead, drop=True)
+    shown = [_case_channel(at_lead, truth, channel, valid) for channel in channels_of(case.expand_dims("time"))]
+    hours = float(lead / np.timedelta64(1, "h"))
+    note = f"{model} from {stamp_name(start)}, {lead_name(hours)}, valid {stamp_name(valid)}, {case.sizes['number']} members. "
+    note += "One forecast proves nothing; it shows what the scores are made of."
+    return {"note": note, "channels": shown}
+
+
+def _case_channel(forecast: xr.Dataset, truth: xr.Dataset | None, channel: Channel, valid: np.datetime64) -> dict[str, Any]:
+    style = styles.style_of(channel.label)
+    members = select(forecast, channel).astype(np.float64)
+    observed = _truth_at(truth, channel, valid)
+    mean, spread = members.mean("number"), members.std("number", ddof=1)
+    fields = {} if observed is None else {"truth": style.display(observed)}
+    fields["ensemble mean"] = style.display(mean)
+    chosen = members.isel(number=slice(4))
+    single = {f"member {number.item()}": style.display(chosen.sel(number=number)) for number in chosen["number"]}
+    shading = maps.field_shading(style, [*fields.values(), *single.values()])
+    drawn = [(name, field, shading, style.units) for name, field in fields.items()]
+    differences = style.display_difference(spread)
+    drawn.append(("spread", differences, maps.spread_shading(style, [differences]), style.difference_units))
+    drawn.append(_event(members, style, channel))
+    drawn += [(name, field, shading, style.units) for name, field in single.items()]
+    figures = [picture(field, levels, alt=f"Map: {name}, {style.long_name}", caption=name) for name, field, levels, _ in drawn]
+    rows = [[name, *summary(field), units] for name, field, _, units in drawn]
+    table = Table(f"{style.long_name} in this forecast", ["map", "area mean", "5 %", "95 %", "units"], rows)
+    return {"label": style.label, "figures": figures, "table": table}
+
+
+def _truth_at(truth: xr.Dataset | None, channel: Channel, valid: np.datetime64) -> xr.DataArray | None:
+    if truth is None or channel.name not in truth or valid not in truth["time"].values:
+        return None
+    return select(truth, channel).sel(time=valid, drop=True).astype(np.float64).load()
+
+
+def _event(members: xr.DataArray, style: styles.Style, channel: Channel) -> tuple[str, xr.DataArray, maps.Shading, str]:
+    """Probability of the channel's event; where the ensemble is certain of that everywhere, of exceeding its own median."""
+    threshold, side = styles.EVENTS.get(channel.label, (np.nan, "above"))
+    chance = maps.probability(members, threshold, below=side == "below")
+    if not np.isfinite(threshold) or float(chance.max()) < 0.05 or float(chance.min()) > 0.95:
+        threshold, side = float(members.median()), "above"
+        chance = maps.probability(members, threshold)
+    sign = "<" if side == "below" else ">"
+    name = f"probability of {style.label} {sign} {number(threshold * style.factor + style.offset)} {style.units}"
+    return name, chance, maps.PROBABILITY, "1"

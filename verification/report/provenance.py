@@ -1,0 +1,174 @@
+"""What was verified against what, in words: the header, the warning about training periods, and how to read each score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from verification.report.tables import Table, lead_name, stamp_name
+from verification.significance import TOO_FEW
+from verification.state import POLICY
+
+MODEL_KEYS = (
+    "model",
+    "members",
+    "boundary",
+    "seed",
+    "initial_state",
+    "checkpoint_sha256",
+    "training_period",
+    "validation_period",
+    "plumecast_version",
+)
+NOTES = [
+    (
+        "fair CRPS",
+        "Continuous ranked probability score: the distance between forecast distribution and truth, in the units of the "
+        "variable. Lower is better; for a single forecast it is the absolute error. “Fair”: the spread of the members is counted "
+        "over distinct pairs, so that ensembles of different size can be compared.",
+    ),
+    (
+        "CRPS skill",
+        "1 − CRPS / CRPS of the reference, over the cases both have. 1 is perfect, 0 no better than the reference, negative "
+        "worse. Persistence says that nothing changes; the climatological ensemble says what is usual at this time of year.",
+    ),
+    (
+        "RMSE, spread",
+        "Root mean square error of the ensemble mean, and the root of the mean variance of the members. In a calibrated "
+        "ensemble they agree at every lead, up to the factor below.",
+    ),
+    (
+        "spread/skill ratio",
+        "Spread over RMSE with the factor √((M+1)/M) for M members, so that 1 is calibrated for any ensemble size. "
+        "Below 1 the ensemble is too confident, above 1 too cautious.",
+    ),
+    ("bias", "Mean of ensemble mean minus truth: positive where the forecast is too high."),
+    (
+        "rank histogram",
+        "Where the truth fell among the sorted members. Flat if truth and members are drawn alike; U-shaped with too little "
+        "spread, sloped with a bias. A flat histogram alone does not make a good forecast.",
+    ),
+    (
+        "intervals",
+        "95 % intervals from a bootstrap over initialisations, drawn in blocks as long as the lead because forecasts that "
+        "overlap share their errors: what another sample of starting dates could have given. Differences between models are surer than "
+        "their separate intervals suggest, because all see the same weather: read the skill.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The header of a report: a sentence, the facts beside it and those at the end of the page."""
+
+    summary: str
+    head: list[tuple[str, str]]
+    rest: list[tuple[str, str]]
+
+
+def facts(states: Sequence[xr.Dataset], *, n_boot: int, seed: int) -> Facts:
+    model, attrs = states[0], states[0].attrs
+    times, count = _period(model), model.sizes["time"]
+    leads = [float(lead / np.timedelta64(1, "h")) for lead in model["prediction_timedelta"].values]
+    others = [str(state.attrs.get("model", "?")) for state in states[1:]]
+    name, members, truth = attrs.get("model", "?"), attrs.get("members", "?"), attrs.get("truth", "its analysis")
+    span = f"{lead_name(leads[0])} to {lead_name(leads[-1])}"
+    summary = f"{members} members of {name}, {count} initialisations {times}, leads {span}, "
+    summary += f"verified against {truth}" + (f" beside {_listing(others)}." if others else ".")
+    head = [
+        ("Model", f"{name}, {members} members"),
+        ("Verified against", f"{truth}" + (f", {attrs['truth_period']}" if attrs.get("truth_period") else "")),
+        ("Initialisations", f"n = {count}, {times}"),
+        ("Leads", f"{len(leads)}, {span}"),
+        ("Fields", f"{model.sizes['channel']} on {_grid(model)}"),
+        ("Boundary", str(attrs.get("boundary", "none"))),
+        ("Estimator", "fair CRPS (one member: absolute error); sums over all cases first, division last"),
+        ("Policy", POLICY),
+        ("Left out", f"{_dropped(model)} for missing values"),
+        ("Intervals", f"95 %, {n_boot} block bootstrap samples of the initialisations, seed {seed}" + _too_few(count)),
+    ]
+    head = [(label, text) for label, text in head if (label, text) != ("Boundary", "none")]
+    return Facts(summary, head, _rest(attrs))
+
+
+def _rest(attrs: dict[Any, Any]) -> list[tuple[str, str]]:
+    wanted = [
+        ("Data", "source"),
+        ("Training period", "training_period"),
+        ("Validation period", "validation_period"),
+        ("Initial state", "initial_state"),
+        ("Forecast seed", "seed"),
+        ("Checkpoint (sha256)", "checkpoint_sha256"),
+        ("plumecast", "plumecast_version"),
+    ]
+    return [(label, str(attrs[key])) for label, key in wanted if attrs.get(key) not in (None, "")]
+
+
+def _grid(state: xr.Dataset) -> str:
+    latitude, longitude = state["latitude"].values, state["longitude"].values
+    step = abs(float(longitude[1] - longitude[0]))
+    return f"{longitude.size} x {latitude.size} points, {step:g}°"
+
+
+def _period(state: xr.Dataset) -> str:
+    return f"from {stamp_name(state['time'].values[0])} to {stamp_name(state['time'].values[-1])}"
+
+
+def _dropped(state: xr.Dataset) -> str:
+    count = int(state["dropped"].sum())
+    return "nothing" if count == 0 else f"{count:,} cases"
+
+
+def _too_few(count: int) -> str:
+    return f"; fewer than {TOO_FEW} initialisations, so the intervals themselves are rough" if count < TOO_FEW else ""
+
+
+def _listing(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def alarms(states: Sequence[xr.Dataset]) -> list[dict[str, str]]:
+    """One warning for each model some of whose initialisations or valid times lie inside its training or validation period."""
+    found = []
+    for state in states:
+        worst = state["in_training"].max("prediction_timedelta").values
+        if not worst.any():
+            continue
+        texts = []
+        for level, period, key in ((2, "training", "training_period"), (1, "validation", "validation_period")):
+            count = int((worst == level).sum())
+            if count:
+                dates = f" ({state.attrs[key]})" if state.attrs.get(key) else ""
+                texts.append(f"{count} of {worst.size} initialisations or their valid times lie in its {period} period{dates}")
+        stamps = [stamp_name(stamp) for stamp in state["time"].values[worst > 0]]
+        text = "; ".join(texts) + ". Its scores here are not those of new weather."
+        found.append({"model": str(state.attrs.get("model", "?")), "text": text, "listing": ", ".join(stamps)})
+    return found
+
+
+def models(states: Sequence[xr.Dataset]) -> list[dict[str, Any]]:
+    """What the JSON says about each model."""
+    return [
+        {key: _plain(state.attrs.get(key)) for key in MODEL_KEYS} | {"initialisations": state.sizes["time"]} for state in states
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def models_table(states: Sequence[xr.Dataset]) -> Table:
+    columns = ["model", "members", "initialisations", "boundary", "training period", "seed", "checkpoint"]
+    rows = []
+    for state in states:
+        attrs = state.attrs
+        checkpoint = str(attrs.get("checkpoint_sha256") or "–")[:12]
+        keys = ("members", "initialisations", "boundary", "training_period", "seed")
+        cells = [{**attrs, "initialisations": state.sizes["time"]}.get(key) for key in keys]
+        shown = ["–" if cell in (None, "") else str(cell) for cell in cells]
+        rows.append([str(attrs.get("model", "?")), *shown, checkpoint])
+    return Table("Every model of this report", columns, rows)
