@@ -201,13 +201,4 @@ def forecast_time(data: xr.Dataset, names: dict[str, str], log: list[str]) -> xr
         log.append("no member dim: one member, number 0")
         data = data.assign_coords(number=0)
     data = data.drop_vars("valid", errors="ignore").rename(lead="prediction_timedelta")
-    _log_members(data, log)
     return data.assign_coords(number=data["number"].astype(np.int64))
-
-
-def _log_members(data: xr.Dataset, log: list[str]) -> None:
-    """GRIB headers tell the size of the ensemble a file was cut from; fewer members may be wanted, so it is said, not refused."""
-    for array in data.data_vars.values():
-        size = int(array.attrs.get("GRIB_totalNumber", 0))
-        if 1 < data["number"].size < size and array.attrs.get("GRIB_dataType") == "pf" and data["number"].size != size - 1:
-            log.append(f"members: {data['number'].size} perturbed ones, of an ensemble of {size}")

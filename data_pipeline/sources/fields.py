@@ -169,4 +169,6 @@ def _in_units(name: str, array: xr.DataArray, variable: Variable, hints: Hints) 
         shown = f"no units stated, taken as {stated}"
     converted = to_canonical_units(array, variable, str(stated))
     attrs = {"long_name": variable.long_name, "units": variable.units, "source_name": name, **kept}
+    if array.attrs.get("GRIB_totalNumber", 0) > 1:
+        attrs["ensemble_size"] = int(array.attrs["GRIB_totalNumber"])
     return converted.drop_attrs(deep=False).assign_attrs(attrs), shown

@@ -76,6 +76,7 @@ def open_ensemble(
     data = data.assign_coords(valid_time=(("time", "prediction_timedelta"), valid))
     has_leads = bool((data["prediction_timedelta"].values != np.timedelta64(0)).any())
     data.attrs["form"] = "forecast" if has_leads else "analysis members"
+    _note_absent_members(data)
     return _checked(data, "forecast")
 
 
@@ -152,6 +153,15 @@ def _check_asked(variables: Sequence[str], fields: Sequence[xr.DataArray], left_
         raise InputError(
             f"{', '.join(missing)} not in the source; found {', '.join(sorted(found)) or 'none'}" + _reasons(left_out)
         )
+
+
+def _note_absent_members(data: xr.Dataset) -> None:
+    """GRIB headers tell the size of the ensemble; a part of it may be wanted, or a file may have been cut: it is said."""
+    size = max((array.attrs.get("ensemble_size", 0) for array in data.data_vars.values()), default=0)
+    numbers = data["number"].values
+    if numbers.size < size:
+        line = f"members {numbers[0]} .. {numbers[-1]}: {numbers.size} of the {size} of this ensemble"
+        data.attrs["mapping"] = json.dumps([*json.loads(data.attrs["mapping"]), line])
 
 
 def _reasons(left_out: Mapping[str, str]) -> str:
