@@ -8,7 +8,6 @@ bits.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -153,7 +152,7 @@ def evaluate(
     plan = plan_for(forecast, truth, channels=channels, leads=leads)
     rows = truth_rows(truth, plan.times, plan.leads, missing_truth)
     accumulator = Accumulator(plan)
-    cores = len(os.sched_getaffinity(0))
+    cores = kernels.cores()
     with ThreadPoolExecutor(cores) as pool:
         for index, time in enumerate(plan.times):
             present = np.flatnonzero(rows[index] >= 0)

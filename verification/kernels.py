@@ -9,6 +9,7 @@ caller's, by dask or by the threads of `point_statistics`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -52,6 +53,14 @@ def sorting_network(members: int) -> np.ndarray:
             step //= 2
         span *= 2
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def cores() -> int:
+    """Threads a caller may use: PLUMECAST_THREADS, which the command line sets, else the cores of this process."""
+    asked = os.environ.get("PLUMECAST_THREADS", "")
+    if asked.isdecimal():
+        return max(1, int(asked))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def point_statistics(members: np.ndarray, truth: np.ndarray, threads: int = 1) -> PointStatistics:

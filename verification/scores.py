@@ -8,7 +8,6 @@ and reports the number of cases used as coordinate `cases`), "omit" (the case is
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Iterable
 from typing import Any, Literal
 
@@ -255,7 +254,7 @@ def _apply(
             truth,
             input_core_dims=[[member_dim], []],
             output_core_dims=[[output] if output else []],
-            kwargs={**arguments, "threads": 1 if lazy else len(os.sched_getaffinity(0))},
+            kwargs={**arguments, "threads": 1 if lazy else kernels.cores()},
             join="exact",
             dask="parallelized",
             output_dtypes=[np.float64],
