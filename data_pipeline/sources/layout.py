@@ -27,6 +27,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "valid": ("valid_time",),
     "time": ("time", "dates", "date"),
 }  # fmt: skip
+CHANNEL_DIMS = ("variable", "variables", "channel")
 _STANDARD_NAMES = {
     "latitude": "latitude", "longitude": "longitude", "air_pressure": "level", "realization": "number",
     "forecast_reference_time": "init", "forecast_period": "lead", "time": "time",
@@ -40,6 +41,7 @@ def rename_roles(raw: xr.Dataset) -> tuple[xr.Dataset, dict[str, str]]:
 
     Raises InputError if two dims could play one role, or if latitude and longitude are missing or not axes of a grid.
     """
+    raw = _split_channels(_promoted(raw))
     found: dict[str, list[str]] = {}
     for name in [*map(str, raw.coords), *(str(dim) for dim in raw.dims if dim not in raw.coords)]:
         role = _role(name, raw)
@@ -55,6 +57,31 @@ def rename_roles(raw: xr.Dataset) -> tuple[xr.Dataset, dict[str, str]]:
     renamed = raw.drop_vars([name for name in spare if name in raw.coords])
     renamed = renamed.rename({name: role for role, name in names.items() if name != role})
     return _separable(_unflattened(renamed)), names
+
+
+def _promoted(raw: xr.Dataset) -> xr.Dataset:
+    """Coordinates that a file without CF attributes holds as plain variables."""
+    places = {alias for role, aliases in ROLES.items() if role != "level" for alias in aliases}
+    plain = [name for name, array in raw.data_vars.items() if name in places and array.ndim <= 2]
+    raw = raw.set_coords(plain)
+    dates = {str(name): raw[name] for name in plain if name in ROLES["time"] and raw[name].ndim == 1}
+    for name, coord in dates.items():
+        dim = str(coord.dims[0])
+        if dim != name and dim not in raw.coords:
+            raw = raw.drop_vars(name).assign_coords({dim: (dim, coord.values, coord.attrs)})
+    return raw
+
+
+def _split_channels(raw: xr.Dataset) -> xr.Dataset:
+    """One array with a dim of variables (anemoi, earth2studio) as one variable each, named as that dim or `variables` tells."""
+    for dim in (name for name in CHANNEL_DIMS if name in raw.dims):
+        names = [str(name) for name in (raw[dim].values if dim in raw.coords else raw.attrs.get("variables", []))]
+        if len(names) != raw.sizes[dim]:
+            raise InputError(f"dim {dim!r} holds {raw.sizes[dim]} variables, their names are not in the file")
+        for holder in [str(name) for name, array in raw.data_vars.items() if dim in array.dims and array.ndim > 2]:
+            fields = {name: raw[holder].isel({dim: i}, drop=True).drop_attrs() for i, name in enumerate(names)}
+            raw = raw.drop_vars(holder).assign(fields)
+    return raw
 
 
 def _role(name: str, raw: xr.Dataset) -> str | None:
