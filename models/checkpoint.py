@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data_pipeline.errors import InputError
+from data_pipeline.store import version
 from models.contract import Spec
 from models.crps import CrpsGenerator
 
@@ -41,7 +41,7 @@ def save(
     header = {
         "format": FORMAT,
         "spec": json.dumps(spec.as_dict(), sort_keys=True),
-        "provenance": json.dumps({**provenance, "plumecast": package_version(), "torch": torch.__version__}, sort_keys=True),
+        "provenance": json.dumps({**provenance, "plumecast": version(), "torch": torch.__version__}, sort_keys=True),
     }
     return write_tensors(path, {name: value.detach().to(dtype) for name, value in weights.items()}, header)
 
@@ -96,11 +96,3 @@ def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def package_version() -> str:
-    """The installed version, or `0+source` from a bare checkout."""
-    try:
-        return version("plumecast")
-    except PackageNotFoundError:
-        return "0+source"

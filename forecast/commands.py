@@ -1,0 +1,167 @@
+"""`plumecast forecast`, `plumecast baseline`, `plumecast demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
+
+    from models.contract import Spec
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands of this package."""
+    app.command()(forecast)
+    app.command()(baseline)
+    app.command()(demo)
+
+
+def forecast(
+    analysis: Annotated[Path, typer.Argument(help="analysis store (made by `plumecast data ingest`)")],
+    checkpoint: Annotated[Path | None, typer.Option(help="checkpoint; the shipped one of the simulated planet unless given")] = None,
+    init: Annotated[list[str] | None, typer.Option(help="initialisation, as 2007-01-11T00; may be repeated")] = None,
+    start: Annotated[str | None, typer.Option(help="first initialisation of a range")] = None,
+    stop: Annotated[str | None, typer.Option(help="last initialisation of a range, included")] = None,
+    every: Annotated[str, typer.Option(help="interval of the range")] = "24h",
+    count: Annotated[int | None, typer.Option(help="this many, spread evenly over the range, instead of --every")] = None,
+    days: Annotated[float, typer.Option(help="length of the forecast")] = 10.0,
+    members: Annotated[int, typer.Option(help="ensemble size; member k is the same whatever the size")] = 50,
+    seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
+    noise_scale: Annotated[float, typer.Option(help="multiplies the noise; choose it on validation dates")] = 1.0,
+    boundary: Annotated[str | None, typer.Option(help="ring of a regional model: 'truth', or a host forecast store")] = None,
+    ring: Annotated[int, typer.Option(help="width of the ring in cells")] = 3,
+    name: Annotated[str | None, typer.Option(help="name of the model in tables")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="forecast store; beside the analysis unless given")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check all inputs, show the plan and stop")] = False,
+) -> None:
+    """Make an ensemble forecast with a checkpoint.
+
+    Example: plumecast forecast runs/planet/analysis.zarr --start 2007-01-11 --stop 2007-12-21 --count 36 --members 50
+
+    All input times are checked before anything is computed. A killed run continues with the same command; a finished one is left
+    alone; other settings at the same place are an error that shows the difference.
+    """
+    import models
+    from data_pipeline import open_analysis
+    from data_pipeline.progress import ProgressDisplay
+    from forecast.boundary import Boundary
+    from forecast.rollout import make_plan, run
+    from forecast.sinks import ZarrSink
+
+    generator = models.load(checkpoint or models.shipped(), device)
+    data = open_analysis(analysis)
+    times = _inits(data, generator.spec, init, start, stop, every, count, days)
+    ringed = None if boundary is None else Boundary(_boundary_data(boundary, data), ring, "" if boundary == "truth" else Path(boundary).stem)
+    plan = make_plan(
+        generator, data, times, days=days, members=members, seed=seed, boundary=ringed, name=name, noise_scale=noise_scale
+    )
+    target = out or analysis.parent / "forecasts" / f"{(name or plan.attrs['model']).replace(' ', '-')}.zarr"
+    typer.echo(
+        f"{plan.attrs['model']}: {plan.times.size} initialisations x {members} members x {plan.leads.size} leads of "
+        f"{len(plan.channels)} fields on {plan.grid}; {plan.bytes / 1e6:,.0f} MB before compression -> {target}"
+    )
+    if dry_run:
+        typer.echo(f"{plan.times.size * members * plan.leads.size:,} network passes; nothing was written (--dry-run)")
+        return
+    sink = ZarrSink(target)
+    try:
+        with ProgressDisplay("forecast", "leads") as bar:
+            run(generator, data, plan, [sink], boundary=ringed, device=device, report=lambda step: bar(step.done, step.total))
+    finally:
+        sink.release()
+    typer.echo(f"forecast: {target}\nnext: plumecast verify {target} --truth {analysis}")
+
+
+def baseline(
+    kind: Annotated[Literal["persistence", "climatology", "linear"], typer.Argument(help="which baseline")],
+    analysis: Annotated[Path, typer.Argument(help="analysis store; it must hold the training period too")],
+    like: Annotated[Path, typer.Option(help="forecast store whose initialisations, leads and fields to copy")],
+    training: Annotated[tuple[str, str] | None, typer.Option(help="training period; that of --like unless given")] = None,
+    validation: Annotated[tuple[str, str] | None, typer.Option(help="chooses the linear baseline's EOFs; that of --like unless given")] = None,
+    members: Annotated[int, typer.Option(help="members of the linear baseline")] = 50,
+    window_days: Annotated[int, typer.Option(help="half width of the climatology's window; widened to reach 30 members")] = 5,
+    seed: Annotated[int, typer.Option(help="seed of the resampled residuals")] = 0,
+    out: Annotated[Path | None, typer.Option(help="forecast store; beside --like unless given")] = None,
+) -> None:
+    """Write a baseline for the same dates as a forecast, in the same form.
+
+    Example: plumecast baseline climatology runs/planet/analysis.zarr --like runs/planet/forecasts/crps-small.zarr
+    """
+    from data_pipeline import open_analysis, open_forecast
+    from data_pipeline.progress import ProgressDisplay
+    from forecast import baselines
+    from forecast.sinks import plan_like, write_lazy
+
+    data, model = open_analysis(analysis), open_forecast(like)
+    plan = plan_like(model, data)
+    target = out or like.parent / f"{kind}.zarr"
+    if kind == "persistence":
+        made = baselines.persistence(data, plan)
+    elif kind == "climatology":
+        made = baselines.climatology(data, plan, _period(training, model, "training"), window_days)
+    else:
+        periods = _period(training, model, "training"), _period(validation, model, "validation")
+        made = baselines.linear(data, plan, *periods, members=members, seed=seed)
+    with ProgressDisplay(kind, "initialisations") as bar:
+        write_lazy(made, target, bar)
+    typer.echo(f"{made.attrs['model']}: {target}\nnext: plumecast verify {like} --truth {analysis} --reference {target}")
+
+
+def demo(
+    members: Annotated[int, typer.Option(help="ensemble size")] = 24,
+    out: Annotated[Path, typer.Option(help="work folder")] = Path("runs/demo"),
+) -> None:
+    """The whole flow on the packaged planet: ingest, 10-day ensembles with the shipped checkpoint, baselines, scores, report.
+
+    Example: plumecast demo --members 50
+
+    Forecasts 8 initialisations spread over the test year. A second run recomputes nothing that is there.
+    """
+    from forecast.demo import run_demo
+
+    run_demo(out, members)
+
+
+def _inits(
+    analysis: xr.Dataset, spec: Spec, init: list[str] | None, start: str | None, stop: str | None, every: str, count: int | None, days: float
+) -> np.ndarray:  # fmt: skip
+    import numpy as np
+    import pandas as pd
+
+    from data_pipeline.errors import InputError
+    from forecast.initial_states import spread_evenly
+
+    try:
+        if init and not (start or stop):
+            return pd.DatetimeIndex(init).to_numpy()
+        if start and stop and not init:
+            if count is None:
+                return pd.date_range(start, stop, freq=every).to_numpy()
+            return spread_evenly(analysis, spec.frames, spec.step, (start, stop), count, np.timedelta64(round(days * 24), "h"))
+    except ValueError as error:
+        raise InputError(f"initialisations: {error}; write stamps as 2007-01-11T00, intervals as 24h") from None
+    raise InputError("give --init (repeated), or --start and --stop with --every or --count")
+
+
+def _boundary_data(boundary: str, analysis: xr.Dataset) -> xr.Dataset:
+    from data_pipeline import open_forecast
+
+    return analysis if boundary == "truth" else open_forecast(Path(boundary))
+
+
+def _period(given: tuple[str, str] | None, model: xr.Dataset, kind: str) -> tuple[str, str]:
+    from data_pipeline.errors import InputError
+
+    if given is not None:
+        return given
+    stored = str(model.attrs.get(f"{kind}_period", ""))
+    first, slash, last = stored.partition("/")
+    if not slash:
+        raise InputError(f"the forecast names no {kind} period; give --{kind} FIRST LAST")
+    return first, last

@@ -1,0 +1,258 @@
+"""Sinks take each lead of a roll-out as it comes: open(plan), take(...), close(). A roll-out feeds any number of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+
+from data_pipeline import store
+from data_pipeline.errors import GateError
+from data_pipeline.grid import Grid
+from data_pipeline.schema import FORECAST_DIMS, Channel, channels_of, stack
+from data_pipeline.variables import lookup
+from verification.evaluate import Accumulator, plan_for, truth_rows
+
+BUFFER_BYTES = 96 << 20  # leads gathered before a chunk is written
+
+
+@dataclass(frozen=True)
+class ForecastPlan:
+    """What a roll-out will make. times (init), leads: datetime64 and timedelta64; members: their numbers; channels in order."""
+
+    times: np.ndarray
+    leads: np.ndarray
+    members: tuple[int, ...]
+    channels: tuple[Channel, ...]
+    grid: Grid
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lead_bytes(self) -> int:
+        """Bytes of one lead of one initialisation, all members."""
+        return len(self.members) * len(self.channels) * int(np.prod(self.grid.shape)) * 4
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of everything, uncompressed."""
+        return self.lead_bytes * self.times.size * self.leads.size
+
+
+class Sink(Protocol):
+    """Takes fields (member, channel, latitude, longitude), physical units, of all members for one initialisation and lead."""
+
+    def open(self, plan: ForecastPlan) -> set[np.datetime64]:
+        """Prepare; returns the initialisations that this sink already holds."""
+
+    def take(self, time: np.datetime64, lead: np.timedelta64, fields: np.ndarray) -> None:
+        """One lead of one initialisation; leads come in order, initialisations one after the other."""
+
+    def close(self) -> None:
+        """All initialisations of the plan were taken."""
+
+
+class ZarrSink:
+    """Writes a forecast store; an initialisation is one part, so a killed run continues with the first unfinished one."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def open(self, plan: ForecastPlan) -> set[np.datetime64]:
+        self.plan = plan
+        self._run = min(plan.leads.size, max(1, BUFFER_BYTES // plan.lead_bytes))
+        self._buffer: list[np.ndarray] = []
+        self._first = 0
+        self._parts = {time: np.datetime_as_string(time, "h") for time in plan.times}
+        self._writer = store.create(
+            self.path,
+            template(plan),
+            parts=list(self._parts.values()),
+            attrs=plan.attrs,
+            chunks={"time": 1, "prediction_timedelta": self._run},
+            recipe={key: value for key, value in plan.attrs.items() if key != "plumecast_version"},
+        )
+        return {time for time, part in self._parts.items() if part in self._writer.done}
+
+    def take(self, time: np.datetime64, lead: np.timedelta64, fields: np.ndarray) -> None:
+        self._buffer.append(fields)
+        last = self._first + len(self._buffer)
+        if len(self._buffer) < self._run and last < self.plan.leads.size:
+            return
+        row = int(np.flatnonzero(self.plan.times == time)[0])
+        box = {"time": slice(row, row + 1), "prediction_timedelta": slice(self._first, last)}
+        data = as_dataset(self.plan, np.stack(self._buffer)[None], self.plan.times[row : row + 1], self.plan.leads[self._first : last])
+        self._writer.put(self._parts[time], data, box)
+        self._buffer, self._first = [], last
+        if last == self.plan.leads.size:
+            self._writer.complete(self._parts[time])
+            self._first = 0
+
+    def close(self) -> None:
+        self._writer.finish()
+
+    def release(self) -> None:
+        """Drop the lock without publishing; what is complete stays."""
+        self._writer.close()
+
+
+class MemorySink:
+    """Keeps everything in memory, for small forecasts in notebooks and tests."""
+
+    def open(self, plan: ForecastPlan) -> set[np.datetime64]:
+        self.plan = plan
+        shape = (plan.times.size, plan.leads.size, len(plan.members), len(plan.channels), *plan.grid.shape)
+        self._fields = np.full(shape, np.nan, np.float32)
+        return set()
+
+    def take(self, time: np.datetime64, lead: np.timedelta64, fields: np.ndarray) -> None:
+        row, column = np.flatnonzero(self.plan.times == time)[0], np.flatnonzero(self.plan.leads == lead)[0]
+        self._fields[row, column] = fields
+
+    def close(self) -> None:
+        self.dataset = as_dataset(self.plan, self._fields, self.plan.times, self.plan.leads).assign_attrs(self.plan.attrs)
+
+
+class ScoreSink:
+    """Scores each lead against an analysis while it is made; nothing but the score state remains (`.state` after close)."""
+
+    def __init__(self, truth: xr.Dataset) -> None:
+        self.truth = truth
+
+    def open(self, plan: ForecastPlan) -> set[np.datetime64]:
+        self.plan = plan
+        score_plan = plan_for(template(plan).assign_attrs(plan.attrs), self.truth)
+        self._rows = truth_rows(self.truth, plan.times, plan.leads)
+        self._accumulator = Accumulator(score_plan)
+        order = [channel.label for channel in plan.channels]
+        self._columns = [order.index(label) for label in score_plan.channels]
+        self._channels = [Channel.parse(label) for label in score_plan.channels]
+        return set()
+
+    def take(self, time: np.datetime64, lead: np.timedelta64, fields: np.ndarray) -> None:
+        row = self._rows[np.flatnonzero(self.plan.times == time)[0], np.flatnonzero(self.plan.leads == lead)[0]]
+        observed = self.truth.isel(time=row)
+        truth = np.stack(
+            [observed[c.name].values if c.level is None else observed[c.name].sel(level=c.level).values for c in self._channels]
+        )
+        self._accumulator.add(time, lead, fields[:, self._columns], truth)
+
+    def close(self) -> None:
+        self.state = self._accumulator.state()
+
+
+def check_finite(plan: ForecastPlan, time: np.datetime64, lead: np.timedelta64, fields: np.ndarray) -> None:
+    """Raise GateError naming the first member and channel with a value that is not finite."""
+    bad = ~np.isfinite(fields).all(axis=(-2, -1))
+    if bad.any():
+        member, channel = np.argwhere(bad)[0]
+        hours = int(lead / np.timedelta64(1, "h"))
+        raise GateError(
+            f"forecast of {np.datetime_as_string(time, 'h')}: member {plan.members[member]}, {plan.channels[channel]} is not finite at "
+            f"+{hours} h ({int(bad.any(axis=1).sum())} of {len(plan.members)} members affected); nothing was published"
+        )
+
+
+def template(plan: ForecastPlan) -> xr.Dataset:
+    """An empty forecast in the schema, taking no memory."""
+    coords = {
+        "time": plan.times,
+        "prediction_timedelta": plan.leads.astype("timedelta64[ns]"),
+        "number": np.array(plan.members),
+        **_level_coord(plan.channels),
+        **plan.grid.coords(),
+    }
+    variables = {}
+    for name, levels in _by_name(plan.channels).items():
+        dims = [dim for dim in FORECAST_DIMS if dim != "level" or levels]
+        variables[name] = (dims, _variable_attrs(name, levels))
+    blank = store.blank(coords, variables)
+    valid = blank["time"].values[:, None] + blank["prediction_timedelta"].values[None, :]
+    return blank.assign_coords(valid_time=(("time", "prediction_timedelta"), valid))
+
+
+def as_dataset(plan: ForecastPlan, fields: np.ndarray, times: np.ndarray, leads: np.ndarray) -> xr.Dataset:
+    """Fields (time, lead, member, channel, latitude, longitude) as a dataset in the schema; levels a variable lacks are NaN."""
+    level = _level_coord(plan.channels).get("level", np.array([], int))
+    coords = {
+        "time": times,
+        "prediction_timedelta": leads.astype("timedelta64[ns]"),
+        "number": np.array(plan.members),
+        **_level_coord(plan.channels),
+        **plan.grid.coords(),
+    }
+    out = xr.Dataset(coords=coords)
+    labels = [channel.label for channel in plan.channels]
+    for name, levels in _by_name(plan.channels).items():
+        dims = [dim for dim in FORECAST_DIMS if dim != "level" or levels]
+        if levels:
+            values = np.full((*fields.shape[:3], level.size, *fields.shape[-2:]), np.nan, np.float32)
+            for own in levels:
+                values[:, :, :, list(level).index(own)] = fields[:, :, :, labels.index(Channel(name, own).label)]
+        else:
+            values = fields[:, :, :, labels.index(name)]
+        out[name] = (dims, values, _variable_attrs(name, levels))
+    return out.assign_coords(valid_time=(("time", "prediction_timedelta"), times[:, None] + leads[None, :]))
+
+
+def versions() -> str:
+    """Versions that decide the numbers of a forecast, as JSON."""
+    import torch
+
+    return json.dumps({"numpy": np.__version__, "torch": torch.__version__, "threads": torch.get_num_threads()})
+
+
+def _by_name(channels: Sequence[Channel]) -> dict[str, list[int]]:
+    names: dict[str, list[int]] = {}
+    for channel in channels:
+        own = names.setdefault(channel.name, [])
+        if channel.level is not None:
+            own.append(channel.level)
+    return {name: sorted(levels) for name, levels in names.items()}
+
+
+def _level_coord(channels: Sequence[Channel]) -> dict[str, np.ndarray]:
+    levels = sorted({channel.level for channel in channels if channel.level is not None})
+    return {"level": np.array(levels)} if levels else {}
+
+
+def _variable_attrs(name: str, levels: Sequence[int]) -> dict[str, Any]:
+    variable = lookup(name)
+    attrs: dict[str, Any] = {"units": variable.units, "long_name": variable.long_name} if variable is not None else {}
+    return {**attrs, "levels_available": list(levels)} if levels else attrs
+
+
+def plan_like(forecast: xr.Dataset, analysis: xr.Dataset) -> ForecastPlan:
+    """The plan of a stored forecast: its initialisations, leads and those of its channels that the analysis has."""
+    have = {channel.label for channel in channels_of(analysis)}
+    channels = tuple(channel for channel in channels_of(forecast) if channel.label in have)
+    attrs = {key: forecast.attrs[key] for key in ("source", "source_recipe_hash") if key in forecast.attrs}
+    return ForecastPlan(
+        forecast["time"].values, forecast["prediction_timedelta"].values, tuple(int(n) for n in forecast["number"].values), channels,
+        Grid.of(forecast), {**attrs, "plumecast_version": store.version()},
+    )  # fmt: skip
+
+
+def write_lazy(forecast: xr.Dataset, path: str | Path, report: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """Write a lazy dataset in the forecast schema as a store, one initialisation at a time; resumable like any forecast."""
+    plan = ForecastPlan(
+        forecast["time"].values, forecast["prediction_timedelta"].values, tuple(int(n) for n in forecast["number"].values),
+        tuple(channels_of(forecast)), Grid.of(forecast), forecast.attrs,
+    )  # fmt: skip
+    sink = ZarrSink(path)
+    try:
+        held = sink.open(plan)
+        for i, time in enumerate(plan.times):
+            if time not in held:
+                whole = stack(forecast.isel(time=i), list(plan.channels))
+                fields = whole.transpose("prediction_timedelta", "number", "channel", "latitude", "longitude").values
+                for lead, members in zip(plan.leads, fields, strict=True):
+                    sink.take(time, lead, members)
+            report(i + 1, plan.times.size)
+        sink.close()
+    finally:
+        sink.release()
