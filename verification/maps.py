@@ -43,7 +43,8 @@ def plot_field(
 
     variable: name or channel label (`geopotential_500`); the array's own name by default. shading: levels, colours and label
     instead of the variable's own; the field is then taken as it is. frame: `projection` (any cartopy one), `extent` (west, east,
-    south, north) in degrees, `width` in inches, `degrees` (False: no labels on the edges). Missing values are grey. Raises InputError for other dims.
+    south, north) in degrees, `width` in inches, `degrees` (False: no labels on the edges). Missing values are grey. Raises
+    InputError for other dims.
     """
     style = style_of(_variable(field, variable), field.attrs.get("units"))
     shown = field if shading else style.display(field)
@@ -61,8 +62,7 @@ def plot_ensemble(forecast: xr.DataArray, *, variable: str | None = None, title:
     Raises InputError for fewer than two members. Other arguments as `plot_field`.
     """
     style = style_of(_variable(forecast, variable), forecast.attrs.get("units"))
-    if forecast.sizes.get("number", 1) < 2:
-        raise InputError("ensemble map: one member has no spread; draw it with plot_field")
+    _check_members(forecast)
     mean = style.display(forecast.mean("number"))
     spread = style.display_difference(forecast.std("number", ddof=1))
     shading = field_shading(style, [mean])
@@ -89,6 +89,7 @@ def plot_stamps(
     members: positions along `number`. Without `truth` its panel is left out. Other arguments as `plot_field`.
     """
     style = style_of(_variable(forecast, variable), forecast.attrs.get("units"))
+    _check_members(forecast)
     chosen = [index for index in members if index < forecast.sizes["number"]]
     fields = {"truth": truth} if truth is not None else {}
     fields["ensemble mean"] = forecast.mean("number")
@@ -164,6 +165,11 @@ def difference_shading(style: Style, fields: Sequence[xr.DataArray], label: str 
     low, high = _range(fields, 1, 99)
     size = max(abs(low), abs(high))
     return Shading(_levels(-size, size, 9), "PuOr_r", f"{style.label} {label} ({style.difference_units})")
+
+
+def _check_members(forecast: xr.DataArray) -> None:
+    if forecast.sizes.get("number", 1) < 2:
+        raise InputError("ensemble map: one member has no spread; draw it with plot_field")
 
 
 def _range(fields: Sequence[xr.DataArray], low: float, high: float) -> tuple[float, float]:

@@ -84,7 +84,7 @@ def test_known_capes_lie_on_the_50m_coast(longitude: float, latitude: float) -> 
 
 
 def test_an_unpackaged_resolution_is_refused() -> None:
-    with pytest.raises(InputError, match="10m.*110m"):
+    with pytest.raises(InputError, match=r"10m.*110m"):
         naturalearth.lines("10m")  # type: ignore[arg-type]
 
 
@@ -180,7 +180,7 @@ def test_probability_counts_members_and_keeps_missing_ones_missing() -> None:
 
 
 def test_faults_are_said_plainly() -> None:
-    with pytest.raises(InputError, match="dims.*number"):
+    with pytest.raises(InputError, match=r"dims.*number"):
         maps.plot_field(ensemble(PLANET))
     with pytest.raises(InputError, match="one member"):
         maps.plot_ensemble(ensemble(PLANET, 1))

@@ -90,7 +90,7 @@ def case_section(case: xr.Dataset, truth: xr.Dataset | None, *, model: str) -> d
     case = case.isel(time=0)
     leads = case["prediction_timedelta"].values
     lead = leads[np.argmin(np.abs(leads - np.timedelta64(CASE_DAYS, "D")))]
-    start: np.datetime64 = case["time"].values[()]
+    start: np.datetime64 = case["time"].values.reshape(1)[0]
     valid = start + lead
     at_lead = case.sel(prediction_timedelta=lead, drop=True)
     shown = [_case_channel(at_lead, truth, channel, valid) for channel in channels_of(case.expand_dims("time"))]
@@ -104,16 +104,17 @@ def _case_channel(forecast: xr.Dataset, truth: xr.Dataset | None, channel: Chann
     style = styles.style_of(channel.label)
     members = select(forecast, channel).astype(np.float64)
     observed = _truth_at(truth, channel, valid)
-    mean, spread = members.mean("number"), members.std("number", ddof=1)
+    mean = members.mean("number")
     fields = {} if observed is None else {"truth": style.display(observed)}
     fields["ensemble mean"] = style.display(mean)
     chosen = members.isel(number=slice(4))
     single = {f"member {number.item()}": style.display(chosen.sel(number=number)) for number in chosen["number"]}
     shading = maps.field_shading(style, [*fields.values(), *single.values()])
     drawn = [(name, field, shading, style.units) for name, field in fields.items()]
-    differences = style.display_difference(spread)
-    drawn.append(("spread", differences, maps.spread_shading(style, [differences]), style.difference_units))
-    drawn.append(_event(members, style, channel))
+    if members.sizes["number"] > 1:
+        spread = style.display_difference(members.std("number", ddof=1))
+        drawn.append(("spread", spread, maps.spread_shading(style, [spread]), style.difference_units))
+        drawn.append(_event(members, style, channel))
     drawn += [(name, field, shading, style.units) for name, field in single.items()]
     figures = [picture(field, levels, alt=f"Map: {name}, {style.long_name}", caption=name) for name, field, levels, _ in drawn]
     rows = [[name, *summary(field), units] for name, field, _, units in drawn]

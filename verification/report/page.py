@@ -24,8 +24,8 @@ RANKS = (
     "A U shape means too little spread, a dome too much, a slope a bias. Ties are shared among the ranks they span. Whole domain."
 )
 MAPS = (
-    "Means over all initialisations at each grid point; one scale for the leads of a row. Where spread / error is below 1 (orange) "
-    "the ensemble is too confident, above 1 (purple) too cautious. A few dozen initialisations leave noise at single points."
+    "Means over all initialisations at each grid point; one scale for the leads of a row. Where spread / error is below 1 "
+    "(orange) the ensemble is too confident, above 1 (purple) too cautious. Few initialisations leave noise at single points."
 )
 SCORECARD = (
     "Blue is better than the reference, orange worse; bold where the 95 % interval excludes no difference. The spread/skill "

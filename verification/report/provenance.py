@@ -55,8 +55,8 @@ NOTES = [
     (
         "intervals",
         "95 % intervals from a bootstrap over initialisations, drawn in blocks as long as the lead because forecasts that "
-        "overlap share their errors: what another sample of starting dates could have given. Differences between models are surer than "
-        "their separate intervals suggest, because all see the same weather: read the skill.",
+        "overlap share their errors: what another sample of starting dates could have given. Differences between models are "
+        "surer than their separate intervals suggest, because all see the same weather: read the skill.",
     ),
 ]
 

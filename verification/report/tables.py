@@ -68,8 +68,10 @@ class Card:
 
 
 def card_leads(hours: Sequence[float], days: Sequence[float] = CARD_DAYS) -> list[float]:
-    """The leads shown where not all fit: those nearest to days 1, 3, 5, 7 and 10 that are within half a day, else all of few."""
+    """The leads shown where not all fit: those nearest to days 1, 3, 5, 7, 10 and within half a day of them; all if few."""
     unique = sorted(set(hours))
+    if len(unique) <= len(days):
+        return unique
     near = {min(unique, key=lambda hour: abs(hour - 24 * day)) for day in days}
     chosen = sorted(hour for hour in near if min(abs(hour - 24 * day) for day in days) <= 12)
     return chosen or unique[: len(days)]
