@@ -39,7 +39,8 @@ def parse_leads(text: str) -> list[np.timedelta64]:
     wrong = [part for part in parts if not re.fullmatch(r"\d+(\.\d+)?[dh]", part)]
     if wrong or not parts:
         raise InputError(f"--leads {text!r}: {', '.join(wrong) or 'nothing'} is no lead; expected days or hours, as 1d,36h,5d")
-    return [pd.Timedelta(part).to_timedelta64() for part in parts]
+    hours = {"d": 24.0, "h": 1.0}
+    return [pd.Timedelta(hours=float(part[:-1]) * hours[part[-1]]).to_timedelta64() for part in parts]
 
 
 def headline(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
@@ -50,6 +51,11 @@ def test_autocorrelation_and_effective_size() -> None:
 )
 def test_diebold_mariano(arguments: dict[str, int], expected: float) -> None:
     assert sig.diebold_mariano(D, **arguments)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_p_values_are_those_of_the_normal_and_student_distributions() -> None:
+    assert sig.diebold_mariano(D)[1] == pytest.approx(2 * stats.norm.sf(3.617163), rel=1e-5)
+    assert sig.diebold_mariano(D, lag=2, flat=True, horizon=3)[1] == pytest.approx(2 * stats.t.sf(3.417898, 11), rel=1e-5)
 
 
 def test_a_negative_long_run_variance_is_no_answer() -> None:
