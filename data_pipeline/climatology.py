@@ -79,7 +79,7 @@ def select(climatology: xr.Dataset, valid_times: xr.DataArray | pd.DatetimeIndex
     """
     stamps = _as_array(valid_times)
     hours = climatology["hour"].values
-    absent = sorted(set(np.unique(stamps.dt.hour)) - set(hours.tolist()))
+    absent = sorted(set(np.unique(stamps.dt.hour).tolist()) - set(hours.tolist()))
     if absent:
         raise InputError(f"the climatology has the hours {hours.tolist()} UTC; {absent} are asked for")
     position = xr.DataArray(np.searchsorted(hours, stamps.dt.hour), dims=stamps.dims, coords=stamps.coords)

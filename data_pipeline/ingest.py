@@ -114,7 +114,7 @@ def ingest(recipe: Mapping[str, Any], out: Path, *, progress: Callable[[int, int
                 writer.write(name, block, {"time": box}, note=_inspect(block, planned.channels, source.faults))
             if progress is not None:
                 progress(box.stop, len(planned.times))
-        return writer.finish({"quality": json.dumps(_merge([writer.notes[name] for name in parts]))})
+        return writer.finish({"quality": json.dumps(_merge(planned.channels, [writer.notes[name] for name in parts]))})
 
 
 def find_files(source: SourceSection) -> tuple[list[Path], Path | None]:
@@ -174,7 +174,7 @@ def _inspect(block: xr.Dataset, channels: Sequence[Channel], faults: str) -> dic
             "the source fails its checks:\n" + "\n".join(f"  - {line}" for line in errors)
             + '\ncorrect it, leave the channel out, or accept it with source.faults="allow"'
         )  # fmt: skip
-    return {"findings": errors, "table": json.loads(table.to_json(orient="index"))}
+    return {"findings": errors, "table": table.to_dict(orient="index")}
 
 
 def _is_dry(label: str, table: pd.DataFrame) -> bool:
@@ -183,10 +183,10 @@ def _is_dry(label: str, table: pd.DataFrame) -> bool:
     return known is not None and known.non_negative and not table.loc[label, ["minimum", "maximum"]].any()
 
 
-def _merge(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _merge(channels: Sequence[Channel], notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One table for the store from those of its parts; means weigh by finite values."""
     table: dict[str, dict[str, Any]] = {}
-    for label in notes[0]["table"]:
+    for label in (channel.label for channel in channels):
         rows = pd.DataFrame([note["table"][label] for note in notes])
         weights = (rows["stamps"] * rows["finite"]).to_numpy()
         table[label] = {

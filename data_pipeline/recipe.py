@@ -6,6 +6,7 @@ reports. All faults of a section are listed at once.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import tomllib
@@ -44,6 +45,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     raw.setdefault("name", path.stem)
     for override in overrides:
         _apply(raw, override)
+    raw = _dates_as_text(raw)
     unknown = sorted(set(raw) - set(SECTIONS))
     if unknown:
         raise InputError(f"recipe {path}: unknown section {', '.join(unknown)}; expected some of {', '.join(SECTIONS)}")
@@ -79,6 +81,15 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
             yield from differences(before, after, f"{prefix}{key}.")
         elif before != after:
             yield f"{prefix}{key}: {before!r} -> {after!r}"
+
+
+def _dates_as_text(value: Any) -> Any:
+    """TOML reads an unquoted 2001-02-28 as a date; sections and fingerprints want the text."""
+    if isinstance(value, dict):
+        return {key: _dates_as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_dates_as_text(item) for item in value]
+    return value.isoformat() if isinstance(value, dt.date) else value
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
