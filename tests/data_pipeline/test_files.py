@@ -269,6 +269,13 @@ def test_years_and_variables_in_separate_files_are_put_together(write: Callable[
     check_equal(open_files([tmp_path / "b_z_late.nc", tmp_path / "c_z_early.nc"]), expected[["geopotential"]])
 
 
+def test_files_that_interleave_in_time_are_sorted(write: Callable[..., Path], tmp_path: Path) -> None:
+    plain = analysis()[["t2m"]]
+    write(plain.isel(time=slice(0, None, 2)), "00utc.nc")
+    write(plain.isel(time=slice(1, None, 2)), "12utc.nc")
+    check_equal(open_files(tmp_path), canonical(plain))
+
+
 def test_levels_in_separate_files_are_put_together(write: Callable[..., Path], tmp_path: Path) -> None:
     plain = analysis()[["z"]]
     for level in (850, 500):
