@@ -222,9 +222,8 @@ def _vector_poles(u: xr.DataArray, v: xr.DataArray, row: int) -> tuple[xr.DataAr
     east, north = u.isel(latitude=row, drop=True).astype(np.float64), v.isel(latitude=row, drop=True).astype(np.float64)
     angle = np.deg2rad(u["longitude"])
     sine, cosine = np.sin(angle), np.cos(angle)
-    poleward = (
-        1.0 if row == -1 else -1.0
-    )  # the local north points to longitude + 180 at the north pole, to longitude at the south
+    # at the north pole the local north points along longitude + 180, at the south pole along the longitude itself
+    poleward = 1.0 if row == -1 else -1.0
     x = (-east * sine - poleward * north * cosine).mean("longitude")
     y = (east * cosine - poleward * north * sine).mean("longitude")
     return -x * sine + y * cosine, poleward * (-x * cosine - y * sine)
