@@ -50,7 +50,7 @@ def settle_threads(arguments: Sequence[str]) -> None:
     """Set the thread count of every numerical library: `--threads`, else PLUMECAST_THREADS, else what is set, else the cores."""
     asked = _threads_asked(arguments) or os.environ.get("PLUMECAST_THREADS", "")
     for variable in ("PLUMECAST_THREADS", *THREAD_VARIABLES):
-        if asked.isdecimal():
+        if asked.isdecimal() and int(asked) > 0:
             os.environ[variable] = asked
         else:
             os.environ.setdefault(variable, str(_cores()))
@@ -66,7 +66,7 @@ def _globals(
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, envvar="PLUMECAST_THREADS", show_envvar=True, help="Threads of the numerical libraries [default: cores]."
+            min=1, envvar="PLUMECAST_THREADS", show_envvar=True, help="Threads of the numerical libraries; default: the cores."
         ),
     ] = None,
     version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")] = False,

@@ -78,21 +78,24 @@ def test_installed_wheel_runs_outside_the_repository(wheel: zipfile.ZipFile, tmp
 
 def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command of the application with the words that reach it."""
-    for name, command in getattr(group, "commands", {}).items():
-        yield (*words, name), command
-        yield from commands(command, (*words, name))
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*words, name))
+        else:
+            yield (*words, name), command
 
 
 def test_every_command_helps_with_an_example() -> None:
     application = plumecast.application()
     found = dict(commands(typer.main.get_command(application)))
     assert {("demo",), ("train",), ("forecast",), ("verify",), ("report",)} <= set(found)
+    without = []
     for words in found:
         result = CliRunner().invoke(application, [*words, "--help"], env={"COLUMNS": "130", "TERM": "dumb"})
         assert result.exit_code == 0, words
-        assert re.search(r"Example: +plumecast " + re.escape(words[0]), result.output), (
-            f"`{' '.join(words)} --help` shows no example"
-        )
+        if not re.search(r"Examples?:\s+plumecast " + " ".join(words), result.output):
+            without.append(" ".join(words))
+    assert not without, "no example in --help"
 
 
 def test_version_is_that_of_the_distribution(repository: Path) -> None:
@@ -104,7 +107,8 @@ def test_version_is_that_of_the_distribution(repository: Path) -> None:
 def test_help_loads_neither_torch_nor_the_plotting_libraries() -> None:
     code = "import sys, plumecast; plumecast.application(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "matplotlib", "cartopy", "numba", "eccodes"} & set(loaded)
+    heavy = {"torch", "matplotlib", "cartopy", "numba", "eccodes"} & set(loaded)
+    assert not heavy, f"imported before any command runs: {heavy}"
 
 
 def run_with(failure: BaseException, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
@@ -139,6 +143,14 @@ def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         run_with(InputError("broken"), monkeypatch)
 
 
+@pytest.mark.parametrize("arguments", [["--threads", "0", "demo"], ["--threads", "many", "demo"], ["no-such-command"]])
+def test_wrong_usage_is_explained_with_exit_code_2(arguments: list[str]) -> None:
+    result = CliRunner().invoke(plumecast.application(), arguments)
+    assert result.exit_code == 2
+    assert "Usage: plumecast" in result.output
+    assert "Traceback" not in result.output
+
+
 def test_an_interrupt_leaves_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_with(KeyboardInterrupt(), monkeypatch) == 130
 
@@ -148,6 +160,7 @@ def test_an_interrupt_leaves_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--threads", "3", "verify"], {"PLUMECAST_THREADS": "5"}, "3"),
         (["--threads=4", "verify"], {"OMP_NUM_THREADS": "1"}, "4"),
+        (["--threads", "0", "verify"], {"OMP_NUM_THREADS": "7"}, "7"),
         (["verify", "--threads", "9"], {"PLUMECAST_THREADS": "5"}, "5"),
         (["verify"], {"OMP_NUM_THREADS": "7"}, "7"),
         (["verify"], {}, str(plumecast._cores())),
