@@ -259,7 +259,7 @@ def _quantiles(
     return out
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, cache=True)
 def _weighted_quantiles(sample: np.ndarray, days: np.ndarray, weights: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Quantiles (point, day, level) of a sample (point, stamp): each point is sorted once, then walked for every day."""
     points, n_days = sample.shape[0], weights.shape[0]

@@ -77,7 +77,6 @@ def check_state(path: Path) -> str:
 
 
 def test_killed_at_random_moments_and_resumed_it_gives_the_same_bytes(recipe: dict[str, Any], tmp_path: Path) -> None:
-    began = time.monotonic()
     with start(recipe, tmp_path / "reference.zarr") as child:
         began = time.monotonic()
         assert child.wait() == 0
