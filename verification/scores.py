@@ -273,12 +273,15 @@ def _members_leading(members: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray
     """
     shape = np.broadcast_shapes(members.shape[:-1], truth.shape)
     dtype = np.result_type(members, truth, np.float32)
-    members = np.broadcast_to(members, (*shape, members.shape[-1]))
+    if members.shape[:-1] != shape:
+        members = np.broadcast_to(members, (*shape, members.shape[-1]))
     before = sum(stride > members.strides[-1] for stride in members.strides[:-1])
     ordered = np.ascontiguousarray(np.moveaxis(members, -1, before), dtype=dtype)
     cases = int(np.prod(shape[:before]))
     points = int(np.prod(shape[before:]))
-    truths = np.ascontiguousarray(np.broadcast_to(truth, shape), dtype=dtype).reshape(cases, points)
+    if truth.shape != shape:
+        truth = np.broadcast_to(truth, shape).copy()
+    truths = np.ascontiguousarray(truth, dtype=dtype).reshape(cases, points)
     if np.isinf(truths).any():
         raise InputError(f"truth holds {int(np.isinf(truths).sum())} infinite values; mask them as NaN at the source")
     return ordered.reshape(cases, members.shape[-1], points), truths, shape

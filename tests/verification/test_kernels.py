@@ -77,7 +77,7 @@ def test_float32_pressures_lose_nothing() -> None:
     found, exact = (kernels.point_statistics(members.astype(kind), truth.astype(kind)) for kind in (np.float32, np.float64))
     for name in kernels.MOMENTS:
         np.testing.assert_allclose(getattr(found, name), getattr(exact, name), rtol=1e-12, atol=1e-12)
-    assert_matches(members[:, :, :20], truth[:, :20])
+    assert_matches(members[:, :, :20].copy(), truth[:, :20].copy())
 
 
 def test_a_member_far_from_the_truth_keeps_its_variance() -> None:
@@ -145,7 +145,7 @@ def test_the_order_of_the_members_does_not_matter(size: int, seed: int) -> None:
 
 
 def test_cell_sums_share_ties_and_count_what_they_drop() -> None:
-    members = np.array([[0.0, 0, 1, 3], [2, 5, 3, 9], [1, np.nan, 2, 3]]).T[None]
+    members = np.array([[0.0, 0, 1, 3], [2, 5, 3, 9], [1, np.nan, 2, 3]]).T[None].copy()
     truth = np.array([[0.0, 4, 2]])
     found = kernels.point_statistics(members, truth)
     weights, cells = np.array([0.5, 2.0, 1.0]), np.array([0, 1, 0])

@@ -122,7 +122,7 @@ def test_merged_parts_are_the_whole(fields: tuple[xr.DataArray, xr.DataArray], s
     xr.testing.assert_identical(states.merge([state]), state)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 1000))
 def test_a_cut_anywhere_merges_to_the_whole(cut: int, members: int, seed: int) -> None:
     forecast, truth = fields_of(6, members, seed)
