@@ -18,9 +18,9 @@ from forecast import noise
 from forecast.boundary import Boundary
 from forecast.initial_states import check_inputs, one_analysis
 from forecast.sinks import ForecastPlan, MemorySink, Sink, check_finite, versions
-from models.contract import Generator, flat_noise_size
+from models.contract import Generator, Spec, flat_noise_size
 
-BATCH = 8  # members through the network at once; fixed, because matrix products differ in the last bit with the batch size
+BATCH_POINTS = 16384  # grid points through the network at once
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def make_plan(
         "validation_period": spec.validation_period,
         "source": str(analysis.attrs.get("source", "")),
         "source_recipe_hash": str(analysis.attrs.get("recipe_hash", "")),
-        "micro_batch": BATCH,
+        "micro_batch": micro_batch(spec),
         "versions": versions(),
         "plumecast_version": version(),
     }
@@ -107,23 +107,29 @@ def run(
         sink.close()
 
 
+def micro_batch(spec: Spec) -> int:
+    """Members through the network at once: fixed by the grid alone, because matrix products differ in the last bit with the batch."""
+    return int(np.clip(BATCH_POINTS // int(np.prod(spec.grid.shape)), 4, 32))
+
+
 class _Members:
-    """The states of all members of one initialisation, in micro-batches of BATCH; the last one is padded with idle rows."""
+    """The states of all members of one initialisation, in micro-batches of one size; the last one is padded with idle rows."""
 
     def __init__(self, generator: Generator, plan: ForecastPlan, time: np.datetime64, frames: np.ndarray, device: str) -> None:
         self.generator, self.plan, self.time, self.device = generator, plan, time, device
         self.noise_size = flat_noise_size(generator.noise_shapes())
-        self.batches = [plan.members[i : i + BATCH] for i in range(0, len(plan.members), BATCH)]
-        start = torch.from_numpy(frames).to(device).expand(BATCH, *frames.shape)
-        still = torch.zeros(BATCH, generator.spec.n_planes, *plan.grid.shape, device=device)
+        self.rows = micro_batch(generator.spec)
+        self.batches = [plan.members[i : i + self.rows] for i in range(0, len(plan.members), self.rows)]
+        start = torch.from_numpy(frames).to(device).expand(self.rows, *frames.shape)
+        still = torch.zeros(self.rows, generator.spec.n_planes, *plan.grid.shape, device=device)
         self.states = [generator.initial(start, still, self._noise(batch, 0)) for batch in self.batches]
 
     def step(self, k: int, planes: np.ndarray, edge: np.ndarray | None, boundary: Boundary | None) -> None:
-        forcing = torch.from_numpy(planes).to(self.device).expand(BATCH, *planes.shape)
+        forcing = torch.from_numpy(planes).to(self.device).expand(self.rows, *planes.shape)
         for i, batch in enumerate(self.batches):
             state = self.generator.step(self.states[i], forcing, self._noise(batch, k))
             if edge is not None and boundary is not None:
-                target = torch.from_numpy(boundary.for_members(edge, batch, BATCH)).to(self.device)
+                target = torch.from_numpy(boundary.for_members(edge, batch, self.rows)).to(self.device)
                 weight = torch.from_numpy(boundary.weight(self.plan.grid)).to(self.device)
                 state = self.generator.nudge(state, target, weight)
             self.states[i] = state
@@ -135,7 +141,7 @@ class _Members:
 
     def _noise(self, batch: tuple[int, ...], step: int) -> Tensor:
         scale, seed = float(self.plan.attrs.get("noise_scale", 1.0)), int(self.plan.attrs["seed"])
-        rows = np.zeros((BATCH, self.noise_size), np.float32)
+        rows = np.zeros((self.rows, self.noise_size), np.float32)
         for row, member in enumerate(batch):
             rows[row] = scale * noise.draw(seed, self.time, member, step, self.noise_size)
         return torch.from_numpy(rows).to(self.device)

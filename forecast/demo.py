@@ -1,0 +1,101 @@
+"""`plumecast demo`: from NetCDF to a report on the packaged planet, each step skipped where its result is already there."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+
+import models
+from data_pipeline import open_analysis, open_forecast
+from data_pipeline.ingest import ingest
+from data_pipeline.progress import ProgressDisplay
+from data_pipeline.recipe import fingerprint, section
+from data_pipeline.statistics import Periods
+from forecast import baselines
+from forecast.initial_states import spread_evenly
+from forecast.rollout import make_plan, run
+from forecast.sinks import ZarrSink, plan_like
+from verification.evaluate import evaluate, score_store
+from verification.headline import show
+from verification.report import write_report
+from verification.state import is_state, open_state, save
+
+INITS, DAYS = 8, 10
+
+
+def sample_recipe() -> dict[str, Any]:
+    """The recipe of the packaged sample, its source path set to where the package lies."""
+    folder = resources.files("data_pipeline") / "sample"
+    recipe = tomllib.loads((folder / "recipe.toml").read_text())
+    recipe["name"] = "sample"
+    recipe["source"]["path"] = str(folder)
+    return recipe
+
+
+def run_demo(out: Path, members: int) -> Path:
+    """Ingest, forecast, baselines, scores, report in `out`; returns the report. Prints the headline table."""
+    console, started = Console(), time.monotonic()
+    recipe, analysis_path = sample_recipe(), out / "analysis.zarr"
+    with ProgressDisplay("ingest of the packaged planet", "stamps") as bar:
+        ingest(recipe, analysis_path, progress=bar)
+    analysis = open_analysis(analysis_path)
+    forecast_path = _forecast(analysis, section(recipe, "periods", Periods), out, members)
+    ensemble = open_forecast(forecast_path)
+    model = score_store(forecast_path, analysis_path, out / "scores" / f"{forecast_path.stem}.scores.zarr")
+    references = [_baseline(kind, ensemble, analysis, recipe, out) for kind in ("climatology", "persistence")]
+    report = out / f"report-{members}-members.html"
+    inputs = fingerprint({"states": [state.attrs["inputs"] for state in (model, *references)]})
+    stamp = report.with_suffix(".inputs")
+    if not (report.exists() and stamp.exists() and stamp.read_text() == inputs):
+        case = ensemble.sel(time=[ensemble["time"].values[INITS // 2]]).load()
+        with console.status("writing the report"):
+            write_report([model, *references], report, case=case, truth=analysis, title="plumecast demo: the simulated planet")
+        stamp.write_text(inputs)
+    console.print()
+    show(console, model, references)
+    console.print(
+        "A simulated planet, not real weather. The climatology here is drawn from the two packaged training years, not from all five.",
+        style="dim", soft_wrap=True,
+    )  # fmt: skip
+    console.print(f"\nreport: {report.resolve()}   ({time.monotonic() - started:.0f} s)", soft_wrap=True, highlight=False)
+    return report
+
+
+def _forecast(analysis: xr.Dataset, periods: Periods, out: Path, members: int) -> Path:
+    generator = models.load(models.shipped())
+    spec = generator.spec
+    times = spread_evenly(analysis, spec.frames, spec.step, periods.required("test"), INITS, np.timedelta64(DAYS, "D"))
+    plan = make_plan(generator, analysis, times, days=DAYS, members=members, seed=0)
+    path = out / "forecasts" / f"demo-{members}-members.zarr"
+    sink = ZarrSink(path)
+    try:
+        with ProgressDisplay(f"forecast, {members} members", "leads") as bar:
+            run(generator, analysis, plan, [sink], report=lambda step: bar(step.done, step.total))
+    finally:
+        sink.release()
+    return path
+
+
+def _baseline(kind: str, ensemble: xr.Dataset, analysis: xr.Dataset, recipe: dict[str, Any], out: Path) -> xr.Dataset:
+    """The score state of a baseline for the forecast's dates, scored as it is drawn, without a store of its fields."""
+    path = out / "scores" / f"{kind}.scores.zarr"
+    inputs = fingerprint({"kind": kind, "times": ensemble["time"].values.tolist(), "analysis": analysis.attrs["recipe_hash"]})
+    if is_state(path) and open_state(path).attrs.get("inputs") == inputs:
+        return open_state(path)
+    plan = plan_like(ensemble, analysis)
+    if kind == "persistence":
+        drawn = baselines.persistence(analysis, plan)
+    else:
+        drawn = baselines.climatology(analysis, plan, section(recipe, "periods", Periods).required("training"))
+    with ProgressDisplay(f"scores of {kind}", "initialisations") as bar:
+        state = evaluate(drawn, analysis, progress=bar)
+    state.attrs["inputs"] = inputs
+    save(state, path)
+    return state
