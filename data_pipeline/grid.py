@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pyproj  # noqa: F401  before xarray looks for cfgrib: ecCodes brings a PROJ of its own, and maps crash if that one is first
 import xarray as xr
 
 from data_pipeline.errors import InputError

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import subprocess
+import sys
 import time
 
 import cartopy.crs as ccrs
@@ -207,3 +209,17 @@ def test_a_platecarree_map_at_one_and_a_half_degrees_takes_under_half_a_second()
         pixels(maps.plot_field(field))
         took.append(time.process_time() - start)
     assert min(took) < 0.5
+
+
+@pytest.mark.campaign
+def test_maps_survive_the_other_proj_that_eccodes_brings() -> None:
+    lines = [
+        "import xarray; from data_pipeline.grid import Grid; from verification import maps",
+        "xarray.backends.list_engines(); import eccodes",
+        "grid = Grid.named('16x8')",
+        "field = xarray.DataArray(grid.areas, coords=grid.coords(), dims=('latitude', 'longitude'), name='wind_speed')",
+        "maps.plot_field(field).savefig('/dev/null', format='png')",
+    ]
+    command = [sys.executable, "-W", "error::UserWarning", "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -56,7 +56,7 @@ def state(
         mean = x.mean(axis=2)
         distinct = max(members * (members - 1), 1)
         per_point["abs_error"].append(np.abs(x - y[:, :, None]).mean(axis=2))
-        per_point["gini"].append(sum(np.abs(x - x[:, :, [j]]).sum(axis=2) for j in range(members)) / distinct)
+        per_point["gini"].append(np.abs(x[:, :, None] - x[:, :, :, None]).sum(axis=(2, 3)) / distinct)
         per_point["variance"].append(x.var(axis=2, ddof=1) if members > 1 else np.zeros_like(y))
         per_point["squared_error"].append((mean - y) ** 2)
         per_point["error"].append(mean - y)
@@ -82,7 +82,8 @@ def state(
         **{k: truth[k] for k in ("time", "prediction_timedelta")},
     }
     given = {
-        "kind": "score_state", "model": model, "members": members, "truth": "simulated planet", "truth_period": "2006-01-01/2006-12-31",
+        "kind": "score_state", "model": model, "members": members, "truth": "simulated planet",
+        "truth_period": "2006-01-01/2006-12-31",
         "units": json.dumps({name: units for name, (units, _, _) in CHANNELS.items()}), "seed": 1, "boundary": "none",
         "training_period": "2001-01-01T00/2005-12-31T12", "plumecast_version": "0.1.0", "checkpoint_sha256": "ab" * 32,
     }  # fmt: skip
@@ -149,6 +150,12 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("cartopy.io.Downloader.path", refuse)
+
+
+@pytest.fixture
+def without_score_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the time of a report; for tests that look at its words only."""
+    monkeypatch.setattr("verification.report.page._score_maps", lambda state: {"note": "", "channels": []})
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +255,7 @@ def test_a_regional_report_without_a_case_is_built_offline(tmp_path: Path) -> No
     assert text.count('name="region"') == 1
 
 
+@pytest.mark.usefixtures("without_score_maps")
 def test_names_from_data_are_escaped(tmp_path: Path) -> None:
     hostile = '<script>alert("x")</script>'
     states = [
@@ -261,6 +269,7 @@ def test_names_from_data_are_escaped(tmp_path: Path) -> None:
     assert hostile in "".join(page.words)
 
 
+@pytest.mark.usefixtures("without_score_maps")
 def test_initialisations_inside_training_or_validation_are_named_in_red(tmp_path: Path) -> None:
     states = three(EUROPE, leads=1)
     states[0]["in_training"][1, 0] = 2
@@ -278,6 +287,7 @@ def test_a_clean_campaign_raises_no_alarm(planet_report: tuple[Path, list[xr.Dat
     assert '<div class="alarm"' not in planet_report[0].read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("without_score_maps")
 def test_a_single_member_and_a_case_without_truth_are_reported_as_far_as_they_go(tmp_path: Path) -> None:
     case, _ = case_and_truth(EUROPE, members=1)
     text = write_report(

@@ -38,7 +38,7 @@ SHAPES = (  # the markers again, for the key of the page
     "M19 5l-7-4v8z",
 )
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 3)), "-", (0, (5, 1.5)), (0, (1.5, 1.2)))
-DPI = 160
+DPI = 130
 PANEL = (3.6, 2.35)  # inches; scaled by the page
 RC: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -160,7 +160,7 @@ def svg(figure: Figure, alt: str) -> Markup:
     return Markup(f'<svg {view[0]} role="img" aria-label="{escape(alt)}">{body.strip()}')
 
 
-def png(figure: Figure, *, colours: int = 96) -> str:
+def png(figure: Figure, *, colours: int = 64) -> str:
     """A map as a data URI of a palette PNG: a third of the bytes of true colour."""
     figure.set_dpi(DPI)
     figure.set_facecolor("white")
