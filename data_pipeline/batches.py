@@ -68,10 +68,9 @@ class Samples:
 
     def batch(self, starts: np.ndarray, steps: int) -> Batch:
         """The samples that start at indices `starts`."""
-        stride = self._stride()
-        offsets = np.arange(1 - self.frames, steps + 1) * stride
-        block = self._take(starts[:, None] + offsets[None, :])
-        valid = self.times[starts[:, None] + offsets[None, self.frames :]]
+        offsets = np.arange(1 - self.frames, steps + 1) * self.step
+        stamps = self.times[starts][:, None] + offsets[None, :]
+        block, valid = self._take(np.searchsorted(self.times, stamps)), stamps[:, self.frames :]
         planes = np.stack([np.stack([self.forcings.at(stamp) for stamp in row]) for row in valid])
         return Batch(block[:, : self.frames], block[:, self.frames :], planes, valid)
 
@@ -93,13 +92,6 @@ class Samples:
                 if k + 1 < first + count:
                     pending = pool.submit(draw, k + 1)
                 yield ready
-
-    def _stride(self) -> int:
-        """How many stamps of the analysis make one model step (they are consecutive where `starts` allows a sample)."""
-        spacing = np.diff(self.times).min()
-        if self.step % spacing != np.timedelta64(0):
-            raise InputError(f"model step {self.step} is not a multiple of the analysis step {spacing}")
-        return int(self.step / spacing)
 
     def _take(self, index: np.ndarray) -> np.ndarray:
         if self._memory is not None:

@@ -53,15 +53,21 @@ def ingest(
     typer.echo(f"{path}: {state}\nnext: plumecast data info {path}, or plumecast train {recipe}{_again(out)}")
 
 
-def info(store: Store) -> None:
+def info(
+    store: Annotated[Path, typer.Argument(help="an analysis store, or anybody's files: GRIB, NetCDF, zarr")],
+) -> None:
     """Example: plumecast data info runs/planet/analysis.zarr
 
     What a store holds: grid, period, step, holes, each channel's range and share of finite values, how the source was mapped, and
-    where it comes from.
+    where it comes from. For other people's files: what they would be in the schema, and what they lack.
     """
-    from data_pipeline.listing import show_store
+    from data_pipeline.listing import show_files, show_store
     from data_pipeline.opening import open_analysis
+    from data_pipeline.store import is_store, partial_path
 
+    if not is_store(store) and not partial_path(store).exists():
+        show_files(store)
+        return
     show_store(open_analysis(store, allow_incomplete=True), store)
     typer.echo(f"{store}\nnext: plumecast data check {store} reads every byte and every value again")
 

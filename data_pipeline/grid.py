@@ -147,8 +147,7 @@ def _check_axis(name: str, axis: np.ndarray) -> None:
         raise InputError(f"grid: {name} is not strictly ascending ({axis[0]:g}, {axis[1]:g} ... {axis[-1]:g})")
     if np.ptp(steps) > SPACING_TOLERANCE:
         raise InputError(
-            f"grid: {name} is not uniform (steps {steps.min():g} to {steps.max():g} degrees); "
-            "regrid it to a regular grid first"
+            f"grid: {name} is not uniform (steps {steps.min():g} to {steps.max():g} degrees); regrid it to a regular grid first"
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 from rich.console import Console
@@ -16,6 +17,8 @@ from data_pipeline import quality, store
 from data_pipeline.grid import Grid
 from data_pipeline.ingest import AnalysisSection, SourceSection, plan, spans, step_text
 from data_pipeline.recipe import section
+from data_pipeline.schema import channels_of
+from data_pipeline.sources.files import open_ensemble, open_files
 
 PIPED_WIDTH = 120
 
@@ -66,6 +69,31 @@ def show_store(data: xr.Dataset, path: Path) -> None:
     console.print(channels)
     _show_list(console, "findings", findings)
     _show_list(console, "mapping from the source", json.loads(attrs.get("mapping", "[]")))
+
+
+def show_files(path: Path) -> None:
+    """What other people's files are in the schema: forecast, members of analyses or analyses; and what they lack."""
+    data = open_ensemble(path)
+    form, n_members = data.attrs["form"], data.sizes["number"]
+    if form == "analysis members" and n_members == 1:
+        show_store(open_files(path), path)
+        return
+    console, times = _console(), pd.DatetimeIndex(data["time"].values)
+    hours = (data["prediction_timedelta"].values / np.timedelta64(1, "h")).tolist()
+    analyses = "is itself of analyses: one member, or their mean, can verify a forecast for these times, if you decide so"
+    rows = {
+        "form": "ensemble forecast" if form == "forecast" else "members of analyses (lead 0)",
+        "initialisations" if form == "forecast" else "times": f"{times[0]:%Y-%m-%dT%H} to {times[-1]:%Y-%m-%dT%H}, {len(times)}",
+        "leads": ", ".join(f"{hour:g} h" for hour in hours),
+        "members": f"{n_members}, numbers {data['number'].values.min()} to {data['number'].values.max()}",
+        "grid": str(Grid.of(data)),
+        "channels": ", ".join(channel.label for channel in channels_of(data)),
+        "verifying analysis": "none in these files; to score them give `plumecast verify --truth` an analysis store on this grid"
+        if form == "forecast"
+        else analyses,
+    }
+    _show_pairs(console, str(path), rows)
+    _show_list(console, "mapping from the source", json.loads(data.attrs["mapping"]))
 
 
 def show_statistics(data: xr.Dataset) -> None:

@@ -73,7 +73,7 @@ def from_model_space(values: np.ndarray, channel: Channel) -> np.ndarray:
 def compute(analysis: xr.Dataset, channels: Sequence[Channel], period: tuple[str, str]) -> xr.Dataset:
     """Area-weighted mean, std and one-step tendency std of each channel over `period`, after the variable's transform.
 
-    Returns a Dataset on dim `channel` with `mean`, `std`, `tendency_std` (units of the transformed channel) and `n` (time steps).
+    Returns a Dataset on dim `channel`: `mean`, `std`, `tendency_std` (units of the transformed channel); attrs: `n` time steps.
     The tendency is between consecutive stamps of the analysis step; pairs across a gap are left out. float64 sums over
     deviations from a first guess. Raises InputError for a period without data, a channel without variance or with missing values.
     """
@@ -107,8 +107,9 @@ def compute(analysis: xr.Dataset, channels: Sequence[Channel], period: tuple[str
         last = block[-1:]
     assert guess is not None
     n, pairs = times.size, int(consecutive.sum())
-    std = np.sqrt(sums[1] / n - (sums[0] / n) ** 2)
-    tendency_std = np.sqrt(sums[3] / pairs - (sums[2] / pairs) ** 2)
+    # rounding may leave a channel without variance just below 0; missing values stay NaN
+    std = np.sqrt(np.maximum(sums[1] / n - (sums[0] / n) ** 2, 0.0))
+    tendency_std = np.sqrt(np.maximum(sums[3] / pairs - (sums[2] / pairs) ** 2, 0.0))
     _refuse_useless(channels, std, tendency_std)
     labels = [channel.label for channel in channels]
     return xr.Dataset(

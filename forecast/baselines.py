@@ -15,7 +15,7 @@ import pandas as pd
 import scipy.linalg
 import xarray as xr
 
-from data_pipeline.climatology import climatological_ensemble
+from data_pipeline.climatology import climatological_ensemble, require_year
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel, select
@@ -78,13 +78,18 @@ class LinearModel:
 
 
 def fit_linear(
-    analysis: xr.Dataset, channels: Sequence[Channel], leads: Sequence[int], training: tuple[str, str], validation: tuple[str, str]
+    analysis: xr.Dataset,
+    channels: Sequence[Channel],
+    leads: Sequence[int],
+    training: tuple[str, str],
+    validation: tuple[str, str],
 ) -> LinearModel:
-    """Fit on `training`; the number of EOFs is the candidate with the least squared error over the first three leads of `validation`.
+    """Fit on `training`; the number of EOFs is the candidate with the least squared error at three leads of `validation`.
 
     leads: in analysis steps. Anomalies are about the annual mean and four harmonics of the day of year (fitted on training), each
-    channel divided by its anomaly std and weighted by sqrt(area).
+    channel divided by its anomaly std and weighted by sqrt(area). Raises InputError for less than a year of training.
     """
+    require_year(analysis, training)
     times, fields = _period_fields(analysis, channels, training)
     area = np.sqrt(Grid.of(analysis).area_weights)
     basis = _harmonics(times)
@@ -114,7 +119,13 @@ def fit_linear(
 
 
 def linear(
-    analysis: xr.Dataset, plan: ForecastPlan, training: tuple[str, str], validation: tuple[str, str], *, members: int = 50, seed: int = 0
+    analysis: xr.Dataset,
+    plan: ForecastPlan,
+    training: tuple[str, str],
+    validation: tuple[str, str],
+    *,
+    members: int = 50,
+    seed: int = 0,
 ) -> xr.Dataset:
     """Linear regression on leading EOFs; members are its prediction plus residuals of training dates of the same season.
 
@@ -132,7 +143,9 @@ def linear(
 
     def block(i: int) -> np.ndarray:
         time = plan.times[i]
-        start = _fields(analysis, plan.channels, rows[i : i + 1]).reshape(1, -1) * model.scale - model.season_at(plan.times[i : i + 1])
+        start = _fields(analysis, plan.channels, rows[i : i + 1]).reshape(1, -1) * model.scale - model.season_at(
+            plan.times[i : i + 1]
+        )
         out = np.empty((1, len(leads), members, model.scale.size), np.float32)
         for j, lead in enumerate(leads):
             sources = _season_starts(model, day, time, lead, step)
@@ -143,7 +156,10 @@ def linear(
             out[0, j] = (mean + residual) / model.scale
         return out.reshape(1, len(leads), members, len(plan.channels), *plan.grid.shape)
 
-    attrs = _attrs(plan, f"linear ({len(model.eofs)} EOFs)", training) | {"validation_period": format_period(validation), "seed": seed}
+    attrs = _attrs(plan, f"linear ({len(model.eofs)} EOFs)", training) | {
+        "validation_period": format_period(validation),
+        "seed": seed,
+    }
     return _lazy(chosen, block).assign_attrs(attrs)
 
 
@@ -170,7 +186,13 @@ def _lazy(plan: ForecastPlan, block: Any) -> xr.Dataset:
 
 def _attrs(plan: ForecastPlan, model: str, period: tuple[str, str] | None) -> dict[str, Any]:
     kept = {key: plan.attrs[key] for key in ("source", "source_recipe_hash", "plumecast_version") if key in plan.attrs}
-    return {**kept, "model": model, "training_period": format_period(period) if period else "", "validation_period": "", "boundary": "none"}
+    return {
+        **kept,
+        "model": model,
+        "training_period": format_period(period) if period else "",
+        "validation_period": "",
+        "boundary": "none",
+    }
 
 
 def _rows(analysis: xr.Dataset, times: np.ndarray) -> np.ndarray:
@@ -229,4 +251,9 @@ def _step(times: np.ndarray) -> np.timedelta64:
 def _season_starts(model: LinearModel, day: np.ndarray, time: np.datetime64, lead: int, step: np.timedelta64) -> np.ndarray:
     starts = _starts(model.times, lead, step)
     apart = np.abs(day[starts] - pd.Timestamp(time).day_of_year)
-    return starts[np.minimum(apart, 366 - apart) <= SEASON_DAYS]
+    near = starts[np.minimum(apart, 366 - apart) <= SEASON_DAYS]
+    if not near.size:
+        raise InputError(
+            f"linear baseline: no training date within {SEASON_DAYS} days of {time} has an analysis {lead} steps later"
+        )
+    return near

@@ -21,8 +21,8 @@ PERFECT = "perfect boundary (truth)"
 class Boundary:
     """Where the ring's values come from: an analysis (then it is called a perfect boundary everywhere) or a host forecast.
 
-    data: in the analysis or the forecast schema, on the model's grid. cells: width of the ring; the weight falls linearly from 1 on
-    the edge (Davies 1976). A host forecast gives member k its own member k, counted round if it has fewer.
+    data: in the analysis or the forecast schema, on the model's grid. cells: width of the ring; the weight falls linearly from 1
+    on the edge (Davies 1976). A host forecast gives member k its own member k, counted round if it has fewer.
     """
 
     data: xr.Dataset
@@ -42,6 +42,8 @@ class Boundary:
     def check(self, spec: Spec, inits: np.ndarray, leads: np.ndarray) -> None:
         """Raise InputError unless the ring has the model's grid, channels and every valid time."""
         grid = Grid.of(self.data)
+        if self.cells < 1:
+            raise InputError(f"a boundary ring of {self.cells} cells was asked for; give at least 1")
         if spec.grid.is_global:
             raise InputError("a boundary ring was asked for, but the checkpoint is global: it has no edge")
         if not grid.matches(spec.grid):
@@ -51,7 +53,10 @@ class Boundary:
         if absent:
             raise InputError(f"the boundary lacks {', '.join(absent)}")
         if self.is_forecast:
-            gone = np.setdiff1d(inits, self.data["time"].values).size + np.setdiff1d(leads, self.data["prediction_timedelta"].values).size
+            gone = (
+                np.setdiff1d(inits, self.data["time"].values).size
+                + np.setdiff1d(leads, self.data["prediction_timedelta"].values).size
+            )
         else:
             gone = np.setdiff1d((inits[:, None] + leads[None, :]).ravel(), self.data["time"].values).size
         if gone:
@@ -61,7 +66,9 @@ class Boundary:
         """Normalised ring values (lead, member or 1, C, H, W) of one initialisation."""
         if self.is_forecast:
             rows = self.data.sel(time=init, prediction_timedelta=leads)
-            fields = [select(rows, channel).transpose("prediction_timedelta", "number", ...).values for channel in spec.parsed_channels]
+            fields = [
+                select(rows, channel).transpose("prediction_timedelta", "number", ...).values for channel in spec.parsed_channels
+            ]
             return spec.normalise(np.stack(fields, axis=2))
         index = pd.Index(self.data["time"].values).get_indexer(pd.Index(init + leads))
         rows = self.data.isel(time=index)

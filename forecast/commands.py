@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
-    from models.contract import Spec
-
 
 def register(app: typer.Typer) -> None:
     """Mount the commands of this package."""
@@ -23,18 +21,20 @@ def register(app: typer.Typer) -> None:
 
 def forecast(
     analysis: Annotated[Path, typer.Argument(help="analysis store (made by `plumecast data ingest`)")],
-    checkpoint: Annotated[Path | None, typer.Option(help="checkpoint; the shipped one of the simulated planet unless given")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="checkpoint; the shipped one of the simulated planet unless given")
+    ] = None,
     init: Annotated[list[str] | None, typer.Option(help="initialisation, as 2007-01-11T00; may be repeated")] = None,
     start: Annotated[str | None, typer.Option(help="first initialisation of a range")] = None,
     stop: Annotated[str | None, typer.Option(help="last initialisation of a range, included")] = None,
     every: Annotated[str, typer.Option(help="interval of the range")] = "24h",
     count: Annotated[int | None, typer.Option(help="this many, spread evenly over the range, instead of --every")] = None,
     days: Annotated[float, typer.Option(help="length of the forecast")] = 10.0,
-    members: Annotated[int, typer.Option(help="ensemble size; member k is the same whatever the size")] = 50,
-    seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
+    members: Annotated[int, typer.Option(min=1, help="ensemble size; member k is the same whatever the size")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the noise")] = 0,
     noise_scale: Annotated[float, typer.Option(help="multiplies the noise; choose it on validation dates")] = 1.0,
     boundary: Annotated[str | None, typer.Option(help="ring of a regional model: 'truth', or a host forecast store")] = None,
-    ring: Annotated[int, typer.Option(help="width of the ring in cells")] = 3,
+    ring: Annotated[int, typer.Option(min=1, help="width of the ring in cells")] = 3,
     name: Annotated[str | None, typer.Option(help="name of the model in tables")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="forecast store; beside the analysis unless given")] = None,
@@ -56,8 +56,12 @@ def forecast(
 
     generator = models.load(checkpoint or models.shipped(), device)
     data = open_analysis(analysis)
-    times = _inits(data, generator.spec, init, start, stop, every, count, days)
-    ringed = None if boundary is None else Boundary(_boundary_data(boundary, data), ring, "" if boundary == "truth" else Path(boundary).stem)
+    times = _inits(data, generator.spec.frames, init, start, stop, every, count, days, generator.spec.step)
+    ringed = (
+        None
+        if boundary is None
+        else Boundary(_boundary_data(boundary, data), ring, "" if boundary == "truth" else Path(boundary).stem)
+    )
     plan = make_plan(
         generator, data, times, days=days, members=members, seed=seed, boundary=ringed, name=name, noise_scale=noise_scale
     )
@@ -81,12 +85,20 @@ def forecast(
 def baseline(
     kind: Annotated[Literal["persistence", "climatology", "linear"], typer.Argument(help="which baseline")],
     analysis: Annotated[Path, typer.Argument(help="analysis store; it must hold the training period too")],
-    like: Annotated[Path, typer.Option(help="forecast store whose initialisations, leads and fields to copy")],
-    training: Annotated[tuple[str, str] | None, typer.Option(help="training period; that of --like unless given")] = None,
-    validation: Annotated[tuple[str, str] | None, typer.Option(help="chooses the linear baseline's EOFs; that of --like unless given")] = None,
-    members: Annotated[int, typer.Option(help="members of the linear baseline")] = 50,
+    like: Annotated[Path | None, typer.Option(help="forecast store whose initialisations, leads and fields to copy")] = None,
+    start: Annotated[str | None, typer.Option(help="without --like: first initialisation")] = None,
+    stop: Annotated[str | None, typer.Option(help="without --like: last initialisation, included")] = None,
+    every: Annotated[str, typer.Option(help="without --like: interval of the initialisations")] = "24h",
+    days: Annotated[float, typer.Option(help="without --like: length of the forecasts")] = 10.0,
+    training: Annotated[
+        tuple[str, str] | None, typer.Option(help="training period, as 2001-01-01 2005-12-31; that of --like unless given")
+    ] = None,
+    validation: Annotated[
+        tuple[str, str] | None, typer.Option(help="chooses the linear baseline's EOFs; that of --like unless given")
+    ] = None,
+    members: Annotated[int, typer.Option(min=1, help="members of the linear baseline")] = 50,
     window_days: Annotated[int, typer.Option(help="half width of the climatology's window; widened to reach 30 members")] = 5,
-    seed: Annotated[int, typer.Option(help="seed of the resampled residuals")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the resampled residuals")] = 0,
     out: Annotated[Path | None, typer.Option(help="forecast store; beside --like unless given")] = None,
 ) -> None:
     """Write a baseline for the same dates as a forecast, in the same form.
@@ -96,11 +108,15 @@ def baseline(
     from data_pipeline import open_analysis, open_forecast
     from data_pipeline.progress import ProgressDisplay
     from forecast import baselines
-    from forecast.sinks import plan_like, write_lazy
+    from forecast.sinks import plan_dates, plan_like, write_lazy
 
-    data, model = open_analysis(analysis), open_forecast(like)
-    plan = plan_like(model, data)
-    target = out or like.parent / f"{kind}.zarr"
+    data = open_analysis(analysis)
+    model = open_forecast(like) if like is not None else None
+    if model is not None:
+        plan = plan_like(model, data)
+    else:
+        plan = plan_dates(data, _inits(data, 1, None, start, stop, every, None, days), days)
+    target = out or (like.parent if like is not None else analysis.parent / "forecasts") / f"{kind}.zarr"
     if kind == "persistence":
         made = baselines.persistence(data, plan)
     elif kind == "climatology":
@@ -110,11 +126,13 @@ def baseline(
         made = baselines.linear(data, plan, *periods, members=members, seed=seed)
     with ProgressDisplay(kind, "initialisations") as bar:
         write_lazy(made, target, bar)
-    typer.echo(f"{made.attrs['model']}: {target}\nnext: plumecast verify {like} --truth {analysis} --reference {target}")
+    typer.echo(
+        f"{made.attrs['model']}: {target}\nnext: plumecast verify {like or target} --truth {analysis} --reference {target}"
+    )
 
 
 def demo(
-    members: Annotated[int, typer.Option(help="ensemble size")] = 24,
+    members: Annotated[int, typer.Option(min=1, help="ensemble size")] = 24,
     out: Annotated[Path, typer.Option(help="work folder")] = Path("runs/demo"),
 ) -> None:
     """The whole flow on the packaged planet: ingest, 10-day ensembles with the shipped checkpoint, baselines, scores, report.
@@ -129,7 +147,8 @@ def demo(
 
 
 def _inits(
-    analysis: xr.Dataset, spec: Spec, init: list[str] | None, start: str | None, stop: str | None, every: str, count: int | None, days: float
+    analysis: xr.Dataset, frames: int, init: list[str] | None, start: str | None, stop: str | None, every: str, count: int | None,
+    days: float, step: np.timedelta64 | None = None,
 ) -> np.ndarray:  # fmt: skip
     import numpy as np
     import pandas as pd
@@ -141,9 +160,9 @@ def _inits(
         if init and not (start or stop):
             return pd.DatetimeIndex(init).to_numpy()
         if start and stop and not init:
-            if count is None:
+            if count is None or step is None:
                 return pd.date_range(start, stop, freq=every).to_numpy()
-            return spread_evenly(analysis, spec.frames, spec.step, (start, stop), count, np.timedelta64(round(days * 24), "h"))
+            return spread_evenly(analysis, frames, step, (start, stop), count, np.timedelta64(round(days * 24), "h"))
     except ValueError as error:
         raise InputError(f"initialisations: {error}; write stamps as 2007-01-11T00, intervals as 24h") from None
     raise InputError("give --init (repeated), or --start and --stop with --every or --count")
@@ -155,13 +174,13 @@ def _boundary_data(boundary: str, analysis: xr.Dataset) -> xr.Dataset:
     return analysis if boundary == "truth" else open_forecast(Path(boundary))
 
 
-def _period(given: tuple[str, str] | None, model: xr.Dataset, kind: str) -> tuple[str, str]:
+def _period(given: tuple[str, str] | None, model: xr.Dataset | None, kind: str) -> tuple[str, str]:
     from data_pipeline.errors import InputError
 
     if given is not None:
         return given
-    stored = str(model.attrs.get(f"{kind}_period", ""))
+    stored = str(model.attrs.get(f"{kind}_period", "")) if model is not None else ""
     first, slash, last = stored.partition("/")
     if not slash:
-        raise InputError(f"the forecast names no {kind} period; give --{kind} FIRST LAST")
+        raise InputError(f"no {kind} period is known: give --{kind} FIRST LAST, or --like a forecast that names one")
     return first, last

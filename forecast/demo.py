@@ -61,7 +61,7 @@ def run_demo(out: Path, members: int) -> Path:
     console.print()
     show(console, model, references)
     console.print(
-        "A simulated planet, not real weather. The climatology here is drawn from the two packaged training years, not from all five.",
+        "A simulated planet, not real weather. The climatology is drawn from the two packaged training years, not from all five.",
         style="dim", soft_wrap=True,
     )  # fmt: skip
     console.print(f"\nreport: {report.resolve()}   ({time.monotonic() - started:.0f} s)", soft_wrap=True, highlight=False)

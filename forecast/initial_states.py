@@ -29,7 +29,7 @@ def read_fields(analysis: xr.Dataset, spec: Spec, stamps: np.ndarray) -> np.ndar
 
 def frame_times(spec: Spec, init: np.datetime64) -> np.ndarray:
     """Stamps of the input frames of an initialisation, oldest first."""
-    return np.datetime64(init, "ns") - spec.step * np.arange(spec.frames - 1, -1, -1)
+    return init.astype("datetime64[ns]") - spec.step * np.arange(spec.frames - 1, -1, -1)
 
 
 def check_inputs(analysis: xr.Dataset, spec: Spec, inits: Sequence[np.datetime64]) -> None:
@@ -67,5 +67,7 @@ def spread_evenly(
     first, last = (np.datetime64(stamp, "ns") for stamp in period)
     usable = times[present & (times >= first) & (times <= last)]
     if usable.size < count:
-        raise InputError(f"asked for {count} initialisations; the period {period[0]} to {period[1]} has {usable.size} complete ones")
+        raise InputError(
+            f"asked for {count} initialisations; the period {period[0]} to {period[1]} has {usable.size} complete ones"
+        )
     return usable[np.linspace(0, usable.size - 1, count).round().astype(int)]

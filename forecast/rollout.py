@@ -32,13 +32,13 @@ class Progress:
 
 
 def sample(
-    generator: Generator, analysis: xr.Dataset, times: Sequence[Any] | np.ndarray, *, days: float = 10.0, members: int = 50, seed: int = 0,
-    boundary: Boundary | None = None,
+    generator: Generator, analysis: xr.Dataset, times: Sequence[Any] | np.ndarray, *, days: float = 10.0, members: int = 50,
+    seed: int = 0, boundary: Boundary | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """An ensemble forecast in memory, in the forecast schema.
 
-    times: initialisations; each needs the checkpoint's input frames in `analysis`. Member numbers start at 1; member k is the same
-    numbers whatever `members` is. Raises InputError if frames, channels or grid do not fit. Large forecasts: `run` with a ZarrSink.
+    times: initialisations; each needs the checkpoint's input frames in `analysis`. Member numbers start at 1; member k is the
+    same whatever `members` is. Raises InputError if frames, channels or grid do not fit. For large ones: `run`, a ZarrSink.
     """
     sink = MemorySink()
     run(generator, analysis, make_plan(generator, analysis, times, days=days, members=members, seed=seed, boundary=boundary),
@@ -55,7 +55,9 @@ def make_plan(
     inits = np.unique(np.array([np.datetime64(time, "ns") for time in times]))
     steps = int(np.timedelta64(round(days * 24), "h") / spec.step)
     if steps < 1 or members < 1 or not inits.size:
-        raise InputError(f"forecast: {inits.size} initialisations, {members} members, {days:g} days; the step is {spec.step_hours} h")
+        raise InputError(
+            f"forecast: {inits.size} initialisations, {members} members, {days:g} days; the step is {spec.step_hours} h"
+        )
     check_inputs(analysis, spec, list(inits))
     leads = spec.step * np.arange(1, steps + 1)
     if boundary is not None:
@@ -108,7 +110,7 @@ def run(
 
 
 def micro_batch(spec: Spec) -> int:
-    """Members through the network at once: fixed by the grid alone, because matrix products differ in the last bit with the batch."""
+    """Members through the network at once: fixed by the grid alone, as matrix products differ in the last bit with it."""
     return int(np.clip(BATCH_POINTS // int(np.prod(spec.grid.shape)), 4, 32))
 
 

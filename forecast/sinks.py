@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline import store
-from data_pipeline.errors import GateError
+from data_pipeline.errors import GateError, InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import FORECAST_DIMS, Channel, channels_of, stack
 from data_pipeline.variables import lookup
@@ -76,16 +76,21 @@ class ZarrSink:
             chunks={"time": 1, "prediction_timedelta": self._run},
             recipe={key: value for key, value in plan.attrs.items() if key != "plumecast_version"},
         )
-        return {time for time, part in self._parts.items() if part in self._writer.done}
+        self._held = {time for time, part in self._parts.items() if part in self._writer.done}
+        return self._held
 
     def take(self, time: np.datetime64, lead: np.timedelta64, fields: np.ndarray) -> None:
+        if time in self._held:  # another sink has to see it again
+            return
         self._buffer.append(fields)
         last = self._first + len(self._buffer)
         if len(self._buffer) < self._run and last < self.plan.leads.size:
             return
         row = int(np.flatnonzero(self.plan.times == time)[0])
         box = {"time": slice(row, row + 1), "prediction_timedelta": slice(self._first, last)}
-        data = as_dataset(self.plan, np.stack(self._buffer)[None], self.plan.times[row : row + 1], self.plan.leads[self._first : last])
+        data = as_dataset(
+            self.plan, np.stack(self._buffer)[None], self.plan.times[row : row + 1], self.plan.leads[self._first : last]
+        )
         self._writer.put(self._parts[time], data, box)
         self._buffer, self._first = [], last
         if last == self.plan.leads.size:
@@ -152,8 +157,8 @@ def check_finite(plan: ForecastPlan, time: np.datetime64, lead: np.timedelta64, 
         member, channel = np.argwhere(bad)[0]
         hours = int(lead / np.timedelta64(1, "h"))
         raise GateError(
-            f"forecast of {np.datetime_as_string(time, 'h')}: member {plan.members[member]}, {plan.channels[channel]} is not finite at "
-            f"+{hours} h ({int(bad.any(axis=1).sum())} of {len(plan.members)} members affected); nothing was published"
+            f"forecast of {np.datetime_as_string(time, 'h')}: member {plan.members[member]}, {plan.channels[channel]} not finite "
+            f"at +{hours} h ({int(bad.any(axis=1).sum())} of {len(plan.members)} members affected); nothing was published"
         )
 
 
@@ -199,6 +204,17 @@ def as_dataset(plan: ForecastPlan, fields: np.ndarray, times: np.ndarray, leads:
     return out.assign_coords(valid_time=(("time", "prediction_timedelta"), times[:, None] + leads[None, :]))
 
 
+def _plan_of(forecast: xr.Dataset) -> ForecastPlan:
+    return ForecastPlan(
+        times=forecast["time"].values,
+        leads=forecast["prediction_timedelta"].values,
+        members=tuple(int(number) for number in forecast["number"].values),
+        channels=tuple(channels_of(forecast)),
+        grid=Grid.of(forecast),
+        attrs=forecast.attrs,
+    )
+
+
 def versions() -> str:
     """Versions that decide the numbers of a forecast, as JSON."""
     import torch
@@ -231,18 +247,28 @@ def plan_like(forecast: xr.Dataset, analysis: xr.Dataset) -> ForecastPlan:
     have = {channel.label for channel in channels_of(analysis)}
     channels = tuple(channel for channel in channels_of(forecast) if channel.label in have)
     attrs = {key: forecast.attrs[key] for key in ("source", "source_recipe_hash") if key in forecast.attrs}
-    return ForecastPlan(
-        forecast["time"].values, forecast["prediction_timedelta"].values, tuple(int(n) for n in forecast["number"].values), channels,
-        Grid.of(forecast), {**attrs, "plumecast_version": store.version()},
-    )  # fmt: skip
+    return replace(_plan_of(forecast), channels=channels, attrs={**attrs, "plumecast_version": store.version()})
+
+
+def plan_dates(analysis: xr.Dataset, times: np.ndarray, days: float) -> ForecastPlan:
+    """A plan of all channels of an analysis at its own step. Raises InputError for dates that the analysis does not have."""
+    held = analysis["time"].values
+    gone = np.setdiff1d(times, held)
+    if gone.size or not times.size:
+        first = f", first {np.datetime_as_string(gone[0], 'h')}" if gone.size else ""
+        raise InputError(
+            f"{gone.size} of {times.size} initialisations are not in the analysis{first}; it has "
+            f"{np.datetime_as_string(held[0], 'h')} to {np.datetime_as_string(held[-1], 'h')}"
+        )
+    step = np.diff(held).min()
+    leads = step * np.arange(1, int(np.timedelta64(round(days * 24), "h") / step) + 1)
+    attrs = {"source": analysis.attrs.get("source", ""), "plumecast_version": store.version()}
+    return ForecastPlan(times, leads, (1,), tuple(channels_of(analysis)), Grid.of(analysis), attrs)
 
 
 def write_lazy(forecast: xr.Dataset, path: str | Path, report: Callable[[int, int], None] = lambda done, total: None) -> None:
     """Write a lazy dataset in the forecast schema as a store, one initialisation at a time; resumable like any forecast."""
-    plan = ForecastPlan(
-        forecast["time"].values, forecast["prediction_timedelta"].values, tuple(int(n) for n in forecast["number"].values),
-        tuple(channels_of(forecast)), Grid.of(forecast), forecast.attrs,
-    )  # fmt: skip
+    plan = _plan_of(forecast)
     sink = ZarrSink(path)
     try:
         held = sink.open(plan)

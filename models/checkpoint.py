@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from data_pipeline.errors import InputError
@@ -49,12 +49,15 @@ def save(
 def load(path: str | Path, device: str = "cpu") -> CrpsGenerator:
     """The generator of a checkpoint, in evaluation mode, weights in float32.
 
-    Sets `.provenance` (dict) and `.sha256` on it. Raises InputError for a missing file, another format, or tensors that do not
-    fit the spec or are not finite.
+    Sets `.provenance` (dict) and `.sha256` on it. Raises InputError for a missing file, another format, tensors that do not fit
+    the spec or are not finite, or a device that is not there.
     """
     path = Path(path)
+    check_device(device)
     if not path.exists():
-        raise InputError(f"checkpoint {path} not found; train one with `plumecast train RECIPE`, or leave it out for the shipped one")
+        raise InputError(
+            f"checkpoint {path} not found; train one with `plumecast train RECIPE`, or leave it out for the shipped one"
+        )
     header, tensors = read_tensors(path)
     if header.get("format") != FORMAT:
         raise InputError(f"{path} is not a plumecast checkpoint (format {header.get('format')!r}, expected {FORMAT!r})")
@@ -68,7 +71,16 @@ def load(path: str | Path, device: str = "cpu") -> CrpsGenerator:
         raise InputError(f"checkpoint {path}: tensor {bad[0]} holds values that are not finite")
     generator.provenance = json.loads(header["provenance"])
     generator.sha256 = file_sha256(path)
-    return generator.to(device, memory_format=torch.channels_last).eval()
+    return generator.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def check_device(device: str) -> None:
+    """Raise InputError unless torch can put a tensor on `device`."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device!r} cannot be used here ({reason}); use --device cpu") from None
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Path:
@@ -76,11 +88,22 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappi
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, partial, dict(header))
-    with partial.open("rb") as file:
+    with partial.open("wb") as file:
+        file.write(_ordered(to_bytes({name: value.contiguous().cpu() for name, value in tensors.items()}, dict(header))))
+        file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
     return path
+
+
+def _ordered(content: bytes) -> bytes:
+    """A safetensors file with its metadata in alphabetical order: the library's is random, and equal files must hash alike."""
+    size = int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8 : 8 + size])
+    entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:

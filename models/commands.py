@@ -24,19 +24,16 @@ def train(
 
     Example: plumecast train recipes/planet.toml
 
-    Reads <out>/analysis.zarr (made by `plumecast data ingest`), writes <out>/checkpoint.safetensors: the averaged weights with the
-    best validation score. Stop it at any time: the same command continues from the last validation.
+    Reads <out>/analysis.zarr (made by `plumecast data ingest`), writes <out>/checkpoint.safetensors: the averaged weights with
+    the best validation score. Stop it at any time: the same command continues from the last validation.
     """
-    import torch
-
     from data_pipeline import open_analysis
-    from data_pipeline.errors import InputError
     from data_pipeline.recipe import read_recipe
+    from models.checkpoint import check_device
     from models.progress import TrainingDisplay, show_plan
     from models.recipe import plan_training, run_training
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} asked for, but this installation of torch sees no CUDA device; use --device cpu")
+    check_device(device)
     parts = read_recipe(recipe, settings or [])
     folder = out or Path("runs") / parts["name"]
     analysis = open_analysis(folder / "analysis.zarr")

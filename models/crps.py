@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from data_pipeline.errors import InputError
@@ -20,7 +22,7 @@ PRESETS: dict[str, dict[str, object]] = {
     "base": {"widths": (192, 256, 384), "blocks": 2, "patch": 2},
     "large": {"widths": (320, 480, 640, 640), "blocks": 3, "patch": 2},
 }
-VECTORS_ACROSS_POLE = ("u_component_of_wind", "v_component_of_wind", "10m_u_component_of_wind", "10m_v_component_of_wind")
+VECTORS_ACROSS_POLE = ("u_component_of_wind", "v_component_of_wind")  # and the same at 10 m and 100 m
 
 
 class CrpsOptions(Section):
@@ -28,14 +30,21 @@ class CrpsOptions(Section):
 
     preset: Literal["tiny", "small", "base", "large"] = "small"
     widths: tuple[int, ...] | None = None
-    blocks: int | None = None
+    blocks: int | None = Field(default=None, ge=1)
     patch: Literal[1, 2] | None = None
-    noise: int = 32
-    local_noise: int = 4
-    dropout: float = 0.0
-    position: int = 8
-    variable_weights: dict[str, float] = {}
+    noise: int = Field(default=32, ge=1)
+    local_noise: int = Field(default=4, ge=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    position: int = Field(default=8, ge=0)
+    variable_weights: dict[str, float] = Field(default_factory=dict)
     level_weights: bool = True
+
+    @field_validator("widths")
+    @classmethod
+    def _whole_groups(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (not value or any(width <= 0 or width % 8 for width in value)):
+            raise ValueError(f"widths {list(value)}: each must be a multiple of 8, the groups of the normalisation")
+        return value
 
     def resolved(self) -> CrpsOptions:
         """The same with the preset filled in."""
@@ -53,17 +62,26 @@ class CrpsState(NamedTuple):
 class CrpsGenerator(nn.Module):
     """x(t + dt) = x(t) + s * f(x(t - dt), x(t), forcing, noise), s the tendency std; diagnostic channels are f itself."""
 
+    prognostic: Tensor
+    carried: Tensor
+    scale: Tensor
+    loss_weight: Tensor
+    provenance: dict[str, Any]
+    sha256: str
+
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
         options = CrpsOptions.model_validate(spec.options).resolved()
-        assert options.widths is not None and options.blocks is not None and options.patch is not None
+        assert options.widths is not None
+        assert options.blocks is not None
+        assert options.patch is not None
         grid = spec.grid
         prognostic = [label for label in spec.channels if label not in spec.diagnostic]
         if not prognostic:
             raise InputError("model: every channel is diagnostic; at least one must be fed back")
         names = [Channel.parse(label).name for label in prognostic] * spec.frames
-        signs = torch.tensor([-1.0 if name in VECTORS_ACROSS_POLE else 1.0 for name in names] + [1.0] * spec.n_planes)
+        signs = torch.tensor([-1.0 if name.endswith(VECTORS_ACROSS_POLE) else 1.0 for name in names] + [1.0] * spec.n_planes)
         self.net = UNet(
             len(prognostic) * spec.frames + spec.n_planes,
             len(spec.channels),
@@ -77,6 +95,7 @@ class CrpsGenerator(nn.Module):
             dropout=options.dropout,
             position=options.position,
             pole_signs=signs if grid.is_global else None,
+            polar_rows=grid.is_global and bool(np.isclose(grid.latitude[-1], 90)),
         )
         is_prognostic = torch.tensor([label not in spec.diagnostic for label in spec.channels])
         tendency = torch.tensor(spec.tendency_std, dtype=torch.float64) / torch.tensor(spec.std, dtype=torch.float64)

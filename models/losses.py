@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class _AlmostFairCRPS(torch.autograd.Function):
-    """Point-wise almost-fair CRPS over dim 0. The gradient depends on ranks and signs alone, so int8 codes are all that is kept."""
+    """Point-wise almost-fair CRPS over dim 0. Its gradient needs ranks and signs alone, so int8 codes are all that is kept."""
 
     @staticmethod
     def forward(ctx: Any, members: Tensor, truth: Tensor, alpha: float) -> Tensor:
@@ -24,9 +24,10 @@ class _AlmostFairCRPS(torch.autograd.Function):
         ordered, _ = error.sort(0)
         rank = torch.arange(m, device=members.device, dtype=torch.float32).view(-1, *[1] * (error.dim() - 1))
         spread = ((2 * rank + 1 - m) * ordered).sum(0)
-        below = (error.unsqueeze(1) > error.unsqueeze(0)).sum(1, dtype=torch.int8)
-        above = (error.unsqueeze(1) < error.unsqueeze(0)).sum(1, dtype=torch.int8)
-        ctx.save_for_backward(error.sign().to(torch.int8), below - above)
+        balance = torch.zeros_like(error, dtype=torch.int8)  # members below minus members above: ties share their mean rank
+        for other in error:
+            balance += (error > other).to(torch.int8) - (error < other).to(torch.int8)
+        ctx.save_for_backward(error.sign().to(torch.int8), balance)
         ctx.factor, ctx.dtype = factor, members.dtype
         return skill - factor * spread
 
@@ -44,7 +45,7 @@ def almost_fair_crps(members: Tensor, truth: Tensor, alpha: float = 0.95) -> Ten
     """Almost-fair CRPS at each point (Lang et al. 2024, eq. 3-4): alpha * fair + (1 - alpha) * ensemble (ecdf) CRPS.
 
     members: (M, ...), truth: (...), at most 127 members. Returns (...) in float32; with one member it is the absolute error.
-    Gradient flows to the members only; members that tie share the mean of their ranks. Memory kept for backward: 2 M bytes a point.
+    Gradient flows to the members only; members that tie share the mean of their ranks. Backward keeps 2 M bytes a point.
     """
     if members.shape[0] > 127:
         raise ValueError(f"almost_fair_crps: {members.shape[0]} members; at most 127")

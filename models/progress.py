@@ -20,7 +20,8 @@ class TrainingDisplay:
     def __init__(self) -> None:
         self.console = Console()
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[note]}"),
             console=self.console, disable=not self.console.is_terminal,
         )  # fmt: skip
         self.task = self.bar.add_task("training", total=None, note="")
@@ -59,7 +60,7 @@ def show_plan(spec: Spec, options: TrainingOptions, training: Samples) -> None:
         work = stage.iterations * stage.batch * stage.members * stage.rollout
         passes += work
         console.print(
-            f"  {stage.name}: {stage.iterations} updates of {stage.batch} samples x {stage.members} members x {stage.rollout} steps"
-            f" = {work:,} network passes, rate {stage.rate:g} to {stage.final_rate:g}"
+            f"  {stage.name}: {stage.iterations} updates of {stage.batch} samples x {stage.members} members x "
+            f"{stage.rollout} steps = {work:,} network passes, rate {stage.rate:g} to {stage.final_rate:g}"
         )
     console.print(f"{passes:,} network passes forward and backward in all")

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from data_pipeline import statistics
 from data_pipeline.batches import Samples
+from data_pipeline.errors import InputError
 from data_pipeline.forcings import Forcings, plane_names, standardised_static
 from data_pipeline.recipe import Section, section
 from data_pipeline.schema import channels_of
@@ -27,7 +28,7 @@ class ModelOptions(Section):
 
     family: str = "crps"
     step: str = "12h"
-    frames: int = 2
+    frames: int = Field(default=2, ge=1)
     diagnostic: tuple[str, ...] = ()
     forcings: tuple[str, ...] = ("season", "position")
     options: CrpsOptions = CrpsOptions()
@@ -48,10 +49,10 @@ class ModelOptions(Section):
 
 def plan_training(recipe: Mapping[str, Any], analysis: xr.Dataset) -> tuple[Spec, TrainingOptions, Samples, Samples]:
     """Spec, options and samples of a recipe's training on an analysis. Raises InputError before any heavy work."""
+    periods = section(recipe, "periods", Periods)
+    training, validation = _periods(analysis, periods)
     model = section(recipe, "model", ModelOptions)
     options = section(recipe, "training", TrainingOptions)
-    periods = section(recipe, "periods", Periods)
-    training, validation = periods.required("training"), periods.required("validation")
     plane_names(model.forcings)
     channels = channels_of(analysis)
     moments = statistics.compute(analysis, channels, training)
@@ -66,6 +67,25 @@ def plan_training(recipe: Mapping[str, Any], analysis: xr.Dataset) -> tuple[Spec
         return Samples(analysis, channels, moments, forcings, period, step=np.timedelta64(spec.step), frames=spec.frames)
 
     return spec, options, samples(training), samples(validation)
+
+
+def _periods(analysis: xr.Dataset, periods: Periods) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Training and validation period. Raises InputError, saying what the analysis holds, if one is missing or has no analyses."""
+    times = analysis["time"].values
+    holds = f"the analysis holds {times.size} stamps, {times[0].astype('datetime64[h]')} to {times[-1].astype('datetime64[h]')}"
+    absent = [name for name in ("training", "validation") if getattr(periods, name) is None]
+    if absent:
+        raise InputError(
+            f"training needs a training and a validation period that do not overlap (whole years, so that every season is "
+            f"seen); the recipe gives no periods.{' and no periods.'.join(absent)}, and {holds}"
+        )
+    chosen = periods.required("training"), periods.required("validation")
+    empty = [format_period(period) for period in chosen if not statistics.in_period(times, period).any()]
+    if empty:
+        raise InputError(f"no analyses in {' nor in '.join(empty)}; {holds}")
+    if statistics.in_period(times, chosen[0])[statistics.in_period(times, chosen[1])].any():
+        raise InputError(f"the training and validation periods overlap: {' and '.join(map(format_period, chosen))}")
+    return chosen
 
 
 def run_training(

@@ -51,17 +51,17 @@ class StageOptions(Section):
 class TrainingOptions(Section):
     """Section [training]."""
 
-    seed: int = 0
-    stages: tuple[StageOptions, ...]
+    seed: int = Field(default=0, ge=0)
+    stages: tuple[StageOptions, ...] = Field(min_length=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     ema: float = 0.999
-    validate_every: int = 500
-    validation_inits: int = 12
-    validation_members: int = 8
-    validation_steps: int = 10
+    validate_every: int = Field(default=500, gt=0)
+    validation_inits: int = Field(default=12, gt=0)
+    validation_members: int = Field(default=8, ge=2)
+    validation_steps: int = Field(default=10, gt=0)
     checkpoint_dtype: Literal["float32", "float16"] = "float32"
 
 
@@ -91,8 +91,8 @@ def train(
 ) -> Path:
     """Train a generator and write `out/checkpoint.safetensors`: the averaged weights of the best validation score.
 
-    Resumes from `out/training/state.safetensors` if it is of the same spec and options; another recipe there is an InputError with
-    the difference. A finished run is a no-op. `metrics.jsonl` beside it holds one line a validation. Raises GateError if the
+    Resumes from `out/training/state.safetensors` if it is of the same spec and options; another recipe there is an InputError
+    with the difference. A finished run is a no-op. `metrics.jsonl` beside it holds one line a validation. Raises GateError if the
     loss stays non-finite, InputError if memory runs out (saying what to lower).
     """
     run = _Run(spec, options, out, device, dict(provenance))
@@ -104,6 +104,7 @@ def train(
     for k, stage, position, batch in _plan(options, training, run.iteration):
         if position == 0:
             run.restart_average()
+        torch.manual_seed((options.seed << 32) + k)  # dropout draws from torch's own generator
         rate = _rate(stage, position)
         noise = _noise(options.seed, k, (stage.members, len(batch.frames), stage.rollout + 1, size))
         loss = _update(run, batch, noise, stage, rate)
@@ -113,11 +114,15 @@ def train(
         else:
             skipped += 1
             if skipped >= MAX_SKIPPED:
-                raise GateError(f"training: the loss was not finite {skipped} times in a row at iteration {k} (stage {stage.name})")
+                raise GateError(
+                    f"training: the loss was not finite {skipped} times in a row at iteration {k} (stage {stage.name})"
+                )
         run.iteration = k + 1
         measured = None
         if run.iteration % options.validate_every == 0 or run.iteration == total:
-            measured = validate(run.averaged, validation, chosen, options.validation_members, options.validation_steps, options.seed)
+            measured = validate(
+                run.averaged, validation, chosen, options.validation_members, options.validation_steps, options.seed
+            )
             run.keep(measured, stage.name, loss)
         rate_now = (run.iteration - clock_iteration) / max(time.monotonic() - clock, 1e-9)
         report(
@@ -180,7 +185,7 @@ class _Run:
         torch.manual_seed(options.seed)
         self.spec, self.options, self.device, self.provenance = spec, options, device, provenance
         self.checkpoint, self.folder = out / "checkpoint.safetensors", out / "training"
-        self.model = build(spec).to(device, memory_format=torch.channels_last).train()
+        self.model = build(spec).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model).eval()
         self.optimizer = torch.optim.AdamW(self._groups(), lr=1e-3, betas=options.betas)
         self.iteration, self.best = 0, math.inf
@@ -222,7 +227,9 @@ class _Run:
         """Weight decay for matrices and kernels only: on the noise maps' biases and gains it would put the noise to sleep."""
         parameters = list(self.model.named_parameters())
         decayed = [value for name, value in parameters if value.dim() > 1 and "to_local" not in name and "position" not in name]
-        rest = [value for name, value in parameters if not (value.dim() > 1 and "to_local" not in name and "position" not in name)]
+        rest = [
+            value for name, value in parameters if not (value.dim() > 1 and "to_local" not in name and "position" not in name)
+        ]
         return [{"params": decayed, "weight_decay": self.options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
     def _save_state(self) -> None:
@@ -244,7 +251,9 @@ class _Run:
         if header["fingerprint"] != fingerprint(self.recipe):
             plain = json.loads(json.dumps(self.recipe))
             changed = "\n".join(f"  - {line}" for line in differences(json.loads(header["recipe"]), plain))
-            raise InputError(f"{self.folder} holds a run of another recipe; give another --out, or delete it. Changed:\n{changed}")
+            raise InputError(
+                f"{self.folder} holds a run of another recipe; give another --out, or delete it. Changed:\n{changed}"
+            )
         self.iteration, self.best = int(header["iteration"]), float(header["best"])
         self.model.load_state_dict(_below(tensors, "model."))
         self.averaged.load_state_dict(_below(tensors, "average."))

@@ -1,4 +1,4 @@
-"""Scores of a generator on the validation period while it trains: few dates, few members, the numbers that choose a checkpoint."""
+"""Scores of a generator on the validation period while it trains: few dates, few members; they choose the checkpoint."""
 
 from __future__ import annotations
 

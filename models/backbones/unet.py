@@ -1,25 +1,30 @@
 """A noise-conditioned U-Net: convolutions that know the sphere, conditional normalisation that carries the noise.
 
-The noise enters as in FGN (Alet et al. 2025): one global vector per member and step sets scale and shift of every normalisation; and as in
-AIFS-CRPS (Lang et al. 2024): coarse independent fields add a local part. Both act on hidden features, never on pixels of the
-output grid, so perturbations come out smooth.
+The noise enters as in FGN (Alet et al. 2025): one global vector per member and step sets scale and shift of every normalisation; as
+in AIFS-CRPS (Lang et al. 2024): coarse independent fields add a local part. Both act on hidden features, never on pixels of
+the output grid, so perturbations come out smooth.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbones.sphere import extend, pad_globe, pad_region
+from data_pipeline.errors import InputError
+from models.backbones.sphere import extend_globe, extend_region, pad_globe, pad_region
 
 Pad = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Conv(nn.Module):
     """A 3x3 convolution after the domain's own padding."""
+
+    pole_signs: Tensor | None
 
     def __init__(self, n_in: int, n_out: int, pad: Pad, pole_signs: Tensor | None = None, zero: bool = False) -> None:
         super().__init__()
@@ -65,8 +70,11 @@ class UNet(nn.Module):
     shape: (H, W) of the grid; it is extended to a multiple of the coarsest cell and cropped at the end. patch 2 folds 2x2 points
     into channels before the trunk (fewer, wider convolutions). widths: channels of each level, each level half as fine.
     noise: length of the global vector; local_noise: number of coarse noise fields, at the resolution of the last level but one.
-    pole_signs: (n_in,) with -1 where an input is a vector component (it flips across a pole).
+    pole_signs: (n_in,) with -1 where an input is a vector component (it flips across a pole). polar_rows: the first and the last
+    row lie on the poles. Raises InputError for a globe whose longitudes cannot be halved: cutting the circle would leave a seam.
     """
+
+    pole_signs: Tensor | None
 
     def __init__(
         self,
@@ -83,11 +91,18 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         position: int = 8,
         pole_signs: Tensor | None = None,
+        polar_rows: bool = False,
     ) -> None:
         super().__init__()
         pad: Pad = pad_globe if is_global else pad_region
-        self.shape, self.patch, self.is_global = shape, patch, is_global
+        fine: Pad = partial(pad_globe, polar_rows=True) if polar_rows else pad
+        self.shape, self.patch, self.is_global, self.polar_rows = shape, patch, is_global, polar_rows
         cell = patch * 2 ** (len(widths) - 1)
+        if is_global and shape[1] % cell:
+            raise InputError(
+                f"model: {shape[1]} longitudes around the globe are not a multiple of {cell}, the coarsest cell of patch {patch} "
+                f"and {len(widths)} widths; give fewer widths, patch = 1, or another analysis.grid"
+            )
         self.extra = tuple((-size) % cell for size in shape)
         full = tuple(size + extra for size, extra in zip(shape, self.extra, strict=True))
         self.noise = noise
@@ -98,32 +113,31 @@ class UNet(nn.Module):
         self.embed = nn.Sequential(nn.Linear(noise, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.position = nn.Parameter(0.02 * torch.randn(position, *shape))
         signs = None if pole_signs is None else torch.cat([pole_signs, torch.ones(position)])
+        self.register_buffer("pole_signs", signs, persistent=False)
         n_stem = n_in + position
-        self.stem = Conv(n_stem, widths[0] // patch**2 * 2 if patch > 1 else widths[0], pad, signs)
+        self.stem = Conv(n_stem, widths[0] // patch**2 * 2 if patch > 1 else widths[0], fine, signs)
         n_trunk = self.stem.conv.out_channels * patch**2
         self.enter = nn.Conv2d(n_trunk, widths[0], 1) if patch > 1 else nn.Identity()
 
-        def stage(n_from: int, n_to: int) -> nn.ModuleList:
-            sizes = [n_from] + [n_to] * blocks
-            return nn.ModuleList(
-                Block(a, b, embedding, local_noise, pad, dropout) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-            )
+        def stage(n_from: int, n_to: int, level: int) -> nn.ModuleList:
+            sizes, own = [n_from] + [n_to] * blocks, fine if level == 0 and patch == 1 else pad
+            return nn.ModuleList(Block(a, b, embedding, local_noise, own, dropout) for a, b in itertools.pairwise(sizes))
 
-        self.down = nn.ModuleList(stage(widths[max(i - 1, 0)], width) for i, width in enumerate(widths))
-        self.middle = stage(widths[-1], widths[-1])
-        self.up = nn.ModuleList(stage(widths[i + 1] + widths[i], widths[i]) for i in reversed(range(len(widths) - 1)))
+        self.down = nn.ModuleList(stage(widths[max(i - 1, 0)], width, i) for i, width in enumerate(widths))
+        self.middle = stage(widths[-1], widths[-1], len(widths) - 1)
+        self.up = nn.ModuleList(stage(widths[i + 1] + widths[i], widths[i], i) for i in reversed(range(len(widths) - 1)))
         self.norm_out = nn.GroupNorm(8, widths[0])
         n_fine = widths[0] // patch**2 if patch > 1 else widths[0]
         self.leave = nn.Conv2d(widths[0], n_fine * patch**2, 1) if patch > 1 else nn.Identity()
         n_last = n_fine + self.stem.conv.out_channels if patch > 1 else n_fine
-        self.head = Conv(n_last, n_out, pad, zero=True)
+        self.head = Conv(n_last, n_out, fine, zero=True)
 
     def forward(self, x: Tensor, noise: Tensor, local: Tensor) -> Tensor:
         """x: (B, n_in, H, W); noise: (B, noise); local: (B, local_noise, h, w). Returns (B, n_out, H, W)."""
         height, width = self.shape
         embedding = self.embed(noise)
         position = self.position.expand(x.shape[0], -1, -1, -1)
-        fine = self.stem(extend(torch.cat([x, position], 1), self.extra, self.is_global))
+        fine = self.stem(self._extended(torch.cat([x, position], 1)))
         h = self.enter(F.pixel_unshuffle(fine, self.patch)) if self.patch > 1 else fine
         locals_ = self._local_pyramid(local)
         skips: list[Tensor] = []
@@ -135,7 +149,7 @@ class UNet(nn.Module):
         for block in self.middle:
             h = block(h, embedding, locals_[-1])
         skips.pop()
-        for i, stage in enumerate(self.up):
+        for stage in self.up:
             level = len(skips) - 1
             h = torch.cat([F.interpolate(h, scale_factor=2), skips.pop()], 1)
             for block in stage:  # type: ignore[attr-defined]
@@ -144,6 +158,12 @@ class UNet(nn.Module):
         if self.patch > 1:
             h = torch.cat([F.silu(F.pixel_shuffle(self.leave(h), self.patch)), fine], 1)
         return self.head(h)[..., :height, :width]
+
+    def _extended(self, x: Tensor) -> Tensor:
+        rows, columns = self.extra
+        if self.is_global:
+            return extend_globe(x, rows, self.pole_signs, self.polar_rows)
+        return extend_region(x, rows, columns)
 
     def _local_pyramid(self, local: Tensor) -> list[Tensor | None]:
         """The coarse noise fields at the resolution of every level, finest first, each of unit variance at a point."""
