@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +55,7 @@ class TrainingOptions(Section):
     stages: tuple[StageOptions, ...] = Field(min_length=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.05
+    input_noise: float = Field(default=0.0, ge=0)  # std of white noise on the input frames, in tendency std: against overfitting
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     ema: float = 0.999
@@ -107,6 +108,8 @@ def train(
         torch.manual_seed((options.seed << 32) + k)  # dropout draws from torch's own generator
         rate = _rate(stage, position)
         noise = _noise(options.seed, k, (stage.members, len(batch.frames), stage.rollout + 1, size))
+        if options.input_noise:
+            batch = _disturbed(batch, spec, options.input_noise, options.seed, k)
         loss = _update(run, batch, noise, stage, rate)
         if math.isfinite(loss):
             skipped = 0
@@ -155,6 +158,14 @@ def _rate(stage: StageOptions, position: int) -> float:
 def _noise(seed: int, k: int, shape: tuple[int, ...]) -> Tensor:
     generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 1, k]))
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+
+def _disturbed(batch: Batch, spec: Spec, amplitude: float, seed: int, k: int) -> Batch:
+    """White noise on the frames; all members of a sample see the same frames, so it does not pass for ensemble spread."""
+    generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 3, k]))
+    scale = amplitude * np.array(spec.tendency_std) / np.array(spec.std)
+    noise = generator.standard_normal(batch.frames.shape, dtype=np.float32) * scale.astype(np.float32)[:, None, None]
+    return replace(batch, frames=batch.frames + noise)
 
 
 def _update(run: _Run, batch: Batch, noise: Tensor, stage: StageOptions, rate: float) -> float:

@@ -1,6 +1,6 @@
 """A noise-conditioned U-Net: convolutions that know the sphere, conditional normalisation that carries the noise.
 
-The noise enters as in FGN (Alet et al. 2025): one global vector per member and step sets scale and shift of every normalisation; as
+The noise enters as in FGN (Alet et al. 2025): one global vector per member and step scales and shifts every normalisation; as
 in AIFS-CRPS (Lang et al. 2024): coarse independent fields add a local part. Both act on hidden features, never on pixels of
 the output grid, so perturbations come out smooth.
 """
