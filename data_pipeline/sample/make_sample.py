@@ -15,6 +15,10 @@ import netCDF4
 import numpy as np
 import pandas as pd
 
+from data_pipeline import statistics
+from data_pipeline.schema import Channel
+from data_pipeline.sources.files import open_files
+
 FIELDS: dict[str, int | None] = {  # name: pressure level in hPa
     "geopotential": 500,
     "temperature": 850,
@@ -27,6 +31,7 @@ FIELDS: dict[str, int | None] = {  # name: pressure level in hPa
 }
 LEVELS = sorted({level for level in FIELDS.values() if level is not None})
 TRAINING_YEARS = (2004, 2005)
+ALL_TRAINING = ("2001-01-01T00", "2005-12-31T12")
 TEST_YEAR = 2007
 INITIALISATIONS = pd.date_range("2007-01-16", periods=8, freq="47D")
 INPUT_FRAMES = 2
@@ -47,7 +52,7 @@ def main() -> None:
 
 
 def make_sample(planet: Path, out: Path) -> None:
-    """Write the sample's NetCDF files and `checksums.json` (sha256, bytes) into `out`."""
+    """Write the sample's NetCDF files, `checksums.json` (sha256, bytes) and `statistics.json` into `out`."""
     for year in TRAINING_YEARS:
         cut(planet / f"planet_{year}.nc", out / f"planet_{year}.nc")
     cut(planet / f"planet_{TEST_YEAR}.nc", out / f"planet_{TEST_YEAR}_windows.nc", window_times())
@@ -55,9 +60,20 @@ def make_sample(planet: Path, out: Path) -> None:
     paths = sorted(out.glob("planet_*.nc"))
     checksums = {path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in paths}
     (out / "checksums.json").write_text(json.dumps(checksums, indent=2) + "\n")
+    (out / "statistics.json").write_text(json.dumps(all_training_statistics(planet), indent=2) + "\n")
     for path in paths:
         print(f"{path.stat().st_size / 1e6:8.3f} MB  {path}")
     print(f"{sum(path.stat().st_size for path in paths) / 1e6:8.3f} MB  in all")
+
+
+def all_training_statistics(planet: Path) -> dict[str, Any]:
+    """Mean, std and 12 h tendency std of each channel over all five training years, of which the sample holds two."""
+    channels = [Channel(name, level) for name, level in FIELDS.items()]
+    found = statistics.compute(open_files(planet, pattern="planet_200[1-5].nc"), channels, ALL_TRAINING)
+    table = {
+        str(label): {name: float(found[name].sel(channel=label)) for name in found.data_vars} for label in found["channel"].values
+    }
+    return {**found.attrs, "space": "precipitation as log(1 + x / 1 mm), the rest as it is", "channels": table}
 
 
 def window_times() -> pd.DatetimeIndex:
