@@ -32,7 +32,7 @@ def forecast(
     days: Annotated[float, typer.Option(help="length of the forecast")] = 10.0,
     members: Annotated[int, typer.Option(min=1, help="ensemble size; member k is the same whatever the size")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="seed of the noise")] = 0,
-    noise_scale: Annotated[float, typer.Option(help="multiplies the noise; choose it on validation dates")] = 1.0,
+    noise_scale: Annotated[float | None, typer.Option(help="multiplies the noise; the checkpoint's own unless given")] = None,
     boundary: Annotated[str | None, typer.Option(help="ring of a regional model: 'truth', or a host forecast store")] = None,
     ring: Annotated[int, typer.Option(min=1, help="width of the ring in cells")] = 3,
     name: Annotated[str | None, typer.Option(help="name of the model in tables")] = None,

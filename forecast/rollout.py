@@ -48,9 +48,12 @@ def sample(
 
 def make_plan(
     generator: Generator, analysis: xr.Dataset, times: Sequence[Any] | np.ndarray, *, days: float, members: int, seed: int,
-    boundary: Boundary | None = None, name: str | None = None, noise_scale: float = 1.0,
+    boundary: Boundary | None = None, name: str | None = None, noise_scale: float | None = None,
 ) -> ForecastPlan:  # fmt: skip
-    """The plan of a roll-out: every step up to `days`. Raises InputError before any heavy work."""
+    """The plan of a roll-out: every step up to `days`. noise_scale: that of the checkpoint's calibration unless given.
+
+    Raises InputError before any heavy work.
+    """
     spec = generator.spec
     inits = np.unique(np.array([np.datetime64(time, "ns") for time in times]))
     steps = int(np.timedelta64(round(days * 24), "h") / spec.step)
@@ -66,7 +69,7 @@ def make_plan(
         "model": name or f"{spec.family} {spec.options.get('preset', '')}".strip(),
         "checkpoint_sha256": getattr(generator, "sha256", ""),
         "seed": seed,
-        "noise_scale": noise_scale,
+        "noise_scale": _provenance(generator).get("noise_scale", 1.0) if noise_scale is None else noise_scale,
         "initial_state": "one analysis, all members alike",
         "boundary": boundary.name if boundary is not None else "none",
         "training_period": spec.training_period,
@@ -78,6 +81,10 @@ def make_plan(
         "plumecast_version": version(),
     }
     return ForecastPlan(inits, leads, tuple(range(1, members + 1)), tuple(spec.parsed_channels), spec.grid, attrs)
+
+
+def _provenance(generator: Generator) -> dict[str, Any]:
+    return getattr(generator, "provenance", {})
 
 
 @torch.inference_mode()

@@ -1,16 +1,20 @@
-"""`plumecast train`."""
+"""`plumecast train` and `plumecast calibrate`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from models.validation import Validation
 
 
 def register(app: typer.Typer) -> None:
     """Mount the commands of this package."""
     app.command()(train)
+    app.command()(calibrate)
 
 
 def train(
@@ -43,3 +47,34 @@ def train(
     with TrainingDisplay() as display:
         checkpoint = run_training(parts, analysis, folder, device=device, report=display)
     typer.echo(f"checkpoint: {checkpoint}\nnext: plumecast forecast {folder / 'analysis.zarr'} --checkpoint {checkpoint} ...")
+
+
+def calibrate(
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint of `plumecast train`")],
+    analysis: Annotated[Path, typer.Argument(help="analysis store that holds the checkpoint's validation period")],
+    scale: Annotated[list[float] | None, typer.Option(help="noise scale to try; repeat it")] = None,
+    inits: Annotated[int, typer.Option(help="validation dates")] = 16,
+    members: Annotated[int, typer.Option(help="members a date")] = 10,
+    days: Annotated[float, typer.Option(help="leads that count")] = 7.0,
+) -> None:
+    """Choose the scale of the noise on validation dates and keep it in the checkpoint.
+
+    Example: plumecast calibrate runs/planet/checkpoint.safetensors runs/planet/analysis.zarr
+
+    The scale with the lowest mean fair CRPS wins; forecasts use it unless --noise-scale is given. Test dates are never looked at.
+    """
+    import models
+    from data_pipeline import open_analysis
+    from models import calibration
+
+    step = models.load(checkpoint).spec.step_hours
+
+    def show(scale: float, measured: Validation) -> None:
+        ssr = [sum(row) / len(row) for row in measured.ssr]
+        typer.echo(f"noise x {scale:g}: fair CRPS / tendency std {measured.score:.4f}, SSR {ssr[0]:.2f} (first) to {ssr[-1]:.2f}")
+
+    best = calibration.calibrate(
+        checkpoint, open_analysis(analysis), scales=scale or calibration.SCALES, inits=inits, members=members,
+        steps=int(days * 24 / step), report=show,
+    )  # fmt: skip
+    typer.echo(f"{checkpoint}: noise scale {best:g}\nnext: plumecast forecast {analysis} --checkpoint {checkpoint} ...")

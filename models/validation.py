@@ -27,7 +27,15 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(generator: Generator, samples: Samples, starts: np.ndarray, members: int, steps: int, seed: int) -> Validation:
+def validate(
+    generator: Generator,
+    samples: Samples,
+    starts: np.ndarray,
+    members: int,
+    steps: int,
+    seed: int,
+    noise_scale: float = 1.0,
+) -> Validation:
     """Roll `members` members over `steps` steps from each of the samples `starts` and score every step against the analysis.
 
     Means are area-weighted; variance and squared error are averaged over space and dates before the ratio.
@@ -42,7 +50,7 @@ def validate(generator: Generator, samples: Samples, starts: np.ndarray, members
         batch = samples.batch(np.array([start]), steps)
         frames, targets, forcings = (torch.from_numpy(x).to(device) for x in (batch.frames, batch.targets, batch.forcings))
         draws = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 2, int(start)]))
-        noise = torch.from_numpy(draws.standard_normal((steps + 1, members, size), dtype=np.float32)).to(device)
+        noise = noise_scale * torch.from_numpy(draws.standard_normal((steps + 1, members, size), dtype=np.float32)).to(device)
         state = generator.initial(frames.expand(members, *frames.shape[1:]), forcings[:, 0].expand(members, -1, -1, -1), noise[0])
         for k in range(steps):
             state = generator.step(state, forcings[:, k].expand(members, -1, -1, -1), noise[k + 1])

@@ -1,0 +1,60 @@
+"""The one knob left after training: the scale of the noise, chosen on the validation period and kept in the checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from data_pipeline.batches import Samples
+from data_pipeline.errors import InputError
+from data_pipeline.forcings import Forcings, standardised_static
+from models.checkpoint import load, read_tensors, write_tensors
+from models.validation import Validation, validate
+
+SCALES = (0.9, 1.0, 1.1, 1.2, 1.3)
+
+
+def calibrate(
+    checkpoint: Path,
+    analysis: xr.Dataset,
+    *,
+    scales: Sequence[float] = SCALES,
+    inits: int = 16,
+    members: int = 10,
+    steps: int = 14,
+    seed: int = 1,
+    report: Callable[[float, Validation], None] = lambda scale, measured: None,
+) -> float:
+    """Write the noise scale with the lowest mean fair CRPS over `steps` leads into the checkpoint's provenance; returns it.
+
+    Only dates of the checkpoint's own validation period are looked at. Forecasts use the scale unless another is asked for. All
+    scores tried are kept beside it. Raises InputError if the analysis does not cover the validation period.
+    """
+    generator = load(checkpoint)
+    spec = generator.spec
+    first, _, last = spec.validation_period.partition("/")
+    if not last:
+        raise InputError(f"{checkpoint} names no validation period; its noise scale cannot be chosen honestly")
+    moments = xr.Dataset({"mean": ("channel", list(spec.mean)), "std": ("channel", list(spec.std))})
+    forcings = Forcings(spec.forcings, spec.grid, spec.step, standardised_static(analysis, spec.forcings))
+    samples = Samples(
+        analysis, spec.parsed_channels, moments, forcings, (first, last), step=spec.step, frames=spec.frames
+    )  # fmt: skip
+    starts = samples.starts(steps)
+    chosen = starts[np.linspace(0, len(starts) - 1, min(inits, len(starts))).astype(int)]
+    scores: dict[float, float] = {}
+    for scale in scales:
+        measured = validate(generator, samples, chosen, members, steps, seed, scale)
+        scores[scale] = measured.score
+        report(scale, measured)
+    best = min(scores, key=lambda scale: scores[scale])
+    header, tensors = read_tensors(checkpoint)
+    provenance = json.loads(header["provenance"])
+    provenance["noise_scale"] = best
+    provenance["calibration"] = {"scores": scores, "inits": len(chosen), "members": members, "steps": steps, "seed": seed}
+    write_tensors(checkpoint, tensors, {**header, "provenance": json.dumps(provenance, sort_keys=True)})
+    return best
