@@ -51,7 +51,7 @@ class StageOptions(Section):
 class TrainingOptions(Section):
     """Section [training]."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     stages: tuple[StageOptions, ...] = Field(min_length=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.05
