@@ -91,6 +91,7 @@ def fit_linear(
     """
     require_year(analysis, training)
     times, fields = _period_fields(analysis, channels, training)
+    _refuse_useless(channels, fields)
     area = np.sqrt(Grid.of(analysis).area_weights)
     basis = _harmonics(times)
     season, *_ = scipy.linalg.lstsq(basis, fields.reshape(len(times), -1), lapack_driver="gelsy")
@@ -118,6 +119,14 @@ def fit_linear(
     return LinearModel(season, scale, eofs[:k], maps, times, anomalies)
 
 
+def _refuse_useless(channels: Sequence[Channel], fields: np.ndarray) -> None:
+    """Raise InputError naming the channels with missing values or without any change."""
+    gaps = [f"{channel} has missing values" for i, channel in enumerate(channels) if not np.isfinite(fields[:, i]).all()]
+    still = [f"{channel} never changes" for i, channel in enumerate(channels) if np.ptp(fields[:, i], axis=0).max() == 0]
+    if gaps or still:
+        raise InputError(f"linear baseline: {'; '.join(gaps + still)} in the training period; leave it out")
+
+
 def linear(
     analysis: xr.Dataset,
     plan: ForecastPlan,
@@ -135,7 +144,7 @@ def linear(
     step = _step(analysis["time"].values)
     leads = [int(lead / step) for lead in plan.leads]
     if any(np.timedelta64(lead) % step for lead in plan.leads):
-        raise InputError(f"linear baseline: leads must be multiples of the analysis step {step}")
+        raise InputError(f"linear baseline: leads must be multiples of the analysis step {step.astype('timedelta64[h]')}")
     model = fit_linear(analysis, plan.channels, leads, training, validation)
     chosen = ForecastPlan(plan.times, plan.leads, tuple(range(1, members + 1)), plan.channels, plan.grid, plan.attrs)
     rows = _rows(analysis, plan.times)

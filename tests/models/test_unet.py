@@ -32,7 +32,7 @@ def inputs(made: UNet, batch: int = 2, seed: int = 1) -> tuple[Tensor, Tensor, T
 @pytest.mark.parametrize("rows", [8, 13])
 @pytest.mark.parametrize("patch", [1, 2])
 def test_turning_the_globe_turns_the_answer(rows: int, patch: int) -> None:
-    """By whole cells of the coarsest level, once the learned position planes, the one thing that knows where it is, are silent."""
+    """By whole cells of the coarsest level, once the learned position planes, which alone know where they are, are silent."""
     made = net((rows, 16), True, patch=patch, polar_rows=rows % 2 == 1, pole_signs=torch.tensor([1.0, -1.0, 1.0]))
     x, noise, local = inputs(made)
     turned = x.roll(4, -1), noise, local.roll(4 // patch, -1)

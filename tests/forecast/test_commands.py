@@ -1,0 +1,82 @@
+"""`plumecast forecast` and `plumecast baseline`: a small forecast end to end, and one clear message for each wrong input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+from data_pipeline import open_forecast
+from data_pipeline.errors import InputError
+from data_pipeline.store import write_dataset
+from models.checkpoint import save
+from plumecast import application
+from tests import toys
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with analysis.zarr (two toy years, two a day) and checkpoint.safetensors."""
+    folder = tmp_path_factory.mktemp("job")
+    analysis = toys.weather(steps=1462)
+    write_dataset(folder / "analysis.zarr", analysis)
+    spec = toys.spec_of(analysis, ("2001-01-01T00", "2001-12-31T12"), ("2002-01-01T00", "2002-06-30T12"))
+    save(folder / "checkpoint.safetensors", spec, toys.network(spec).state_dict(), {})
+    return folder
+
+
+def run(*words: object) -> str:
+    """The output of a command; errors of the command are raised."""
+    result = CliRunner().invoke(application(), [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_forecast_then_baselines_at_its_dates(job: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.zarr"
+    words = ("forecast", job / "analysis.zarr", "--checkpoint", job / "checkpoint.safetensors", "--out", model)
+    dates = ("--start", "2002-07-10", "--stop", "2002-12-10", "--count", "3", "--days", "2", "--members", "4")
+    plan = run(*words, *dates, "--dry-run")
+    assert "3 initialisations x 4 members x 4 leads" in plan
+    assert not model.exists()
+    assert str(model) in run(*words, *dates)
+    made = open_forecast(model)
+    assert dict(made.sizes) | {"level": 1} == {
+        "time": 3, "prediction_timedelta": 4, "number": 4, "level": 1, "latitude": 8, "longitude": 16,
+    }  # fmt: skip
+    for kind, members in (("persistence", 1), ("climatology", 30), ("linear", 50)):
+        run("baseline", kind, job / "analysis.zarr", "--like", model)
+        baseline = open_forecast(tmp_path / f"{kind}.zarr")
+        assert baseline.sizes["number"] >= members
+        xr.testing.assert_equal(baseline["valid_time"], made["valid_time"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--checkpoint", "nowhere.safetensors", "--init", "2002-07-10"), "checkpoint nowhere.safetensors not found"),
+        (("--init", "2031-07-10"), "2 of 2 input times are not in the analysis, first 2031-07-09T12"),
+        (("--init", "yesterday morning"), "write stamps as 2007-01-11T00"),
+        ((), "give --init"),
+        (("--init", "2002-07-10", "--boundary", "truth"), "the checkpoint is global: it has no edge"),
+        (("--init", "2002-07-10", "--device", "cuda:9"), "use --device cpu"),
+    ],
+)
+def test_wrong_input_is_one_clear_message(job: Path, words: tuple[str, ...], message: str, work_folder: Path) -> None:
+    chosen = words if "--checkpoint" in words else ("--checkpoint", str(job / "checkpoint.safetensors"), *words)
+    with pytest.raises(InputError, match=message) as caught:
+        run("forecast", job / "analysis.zarr", *chosen, "--days", "1", "--members", "2")
+    assert caught.value.exit_code == 2
+    assert list(work_folder.iterdir()) == [], "a refused forecast left something behind"
+
+
+def test_an_analysis_that_is_not_there_is_one_clear_message(work_folder: Path) -> None:
+    with pytest.raises(InputError, match=r"analysis\.zarr not found"):
+        run("baseline", "persistence", "analysis.zarr", "--start", "2002-07-10", "--stop", "2002-07-11")
+
+
+def test_a_climatology_without_a_known_training_period_asks_for_one(job: Path) -> None:
+    with pytest.raises(InputError, match="no training period is known: give --training FIRST LAST"):
+        run("baseline", "climatology", job / "analysis.zarr", "--start", "2002-07-10", "--stop", "2002-07-11")

@@ -1,0 +1,112 @@
+"""Input frames against direct selection; everything that is missing in one message; dates spread over windows with gaps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from data_pipeline.errors import InputError
+from data_pipeline.grid import Grid
+from data_pipeline.schema import select
+from forecast.initial_states import check_inputs, frame_times, one_analysis, read_fields, spread_evenly
+from models.contract import Spec
+from tests.toys import GLOBE, period, spec_of, weather
+
+START, STEP = np.datetime64("2001-01-01", "ns"), np.timedelta64(12, "h")
+
+
+@pytest.fixture(scope="module")
+def analysis() -> xr.Dataset:
+    return weather(GLOBE, 60)
+
+
+@pytest.fixture(scope="module")
+def spec(analysis: xr.Dataset) -> Spec:
+    return spec_of(analysis, frames=3)
+
+
+def without(analysis: xr.Dataset, *gone: int) -> xr.Dataset:
+    return analysis.isel(time=[i for i in range(analysis.sizes["time"]) if i not in gone])
+
+
+def test_frames_end_at_the_initialisation(spec: Spec) -> None:
+    expected = np.array(["2001-02-28T12", "2001-03-01T00", "2001-03-01T12"], "datetime64[ns]")
+    np.testing.assert_array_equal(frame_times(spec, np.datetime64("2001-03-01T12", "h")), expected)
+
+
+def test_frames_are_the_normalised_analyses_oldest_first(analysis: xr.Dataset, spec: Spec) -> None:
+    frames = one_analysis(analysis, spec, START + 9 * STEP)
+    assert frames.shape == (3, 4, *GLOBE.shape)
+    assert frames.dtype == np.float32
+    for row, i in enumerate((7, 8, 9)):
+        for column, channel in enumerate(spec.parsed_channels):
+            physical = select(analysis, channel).values[i].astype("f8")
+            if channel.name == "total_precipitation_12hr":
+                physical = np.log1p(physical * 1000)
+            expected = (physical - spec.mean[column]) / spec.std[column]
+            np.testing.assert_allclose(frames[row, column], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_fields_are_read_at_any_stamps_in_physical_units(analysis: xr.Dataset, spec: Spec) -> None:
+    fields = read_fields(analysis.chunk(time=7), spec, START + STEP * np.array([30, 2]))
+    for column, channel in enumerate(spec.parsed_channels):
+        np.testing.assert_array_equal(fields[:, column], select(analysis, channel).values[[30, 2]])
+
+
+def test_what_fits_passes(analysis: xr.Dataset, spec: Spec) -> None:
+    check_inputs(analysis, spec, [START + 2 * STEP, START + 59 * STEP])
+    check_inputs(without(analysis, 10), spec, [START + 9 * STEP, START + 13 * STEP])
+
+
+def test_everything_missing_is_listed_at_once(spec: Spec) -> None:
+    other = without(weather(Grid.named("24x12"), 60), 4, 10).drop_vars(["2m_temperature", "geopotential"]).drop_dims("level")
+    with pytest.raises(InputError) as caught:
+        check_inputs(other, spec, [START + 5 * STEP, START + 12 * STEP, START + 30 * STEP, START + 80 * STEP])
+    message = str(caught.value)
+    assert "the analysis is on 24x12 global" in message
+    assert "the checkpoint needs 16x8 global" in message
+    assert "the analysis lacks geopotential_500, 2m_temperature; it has 10m_v_component_of_wind" in message
+    assert "5 of 12 input times are not in the analysis, first 2001-01-03T00" in message
+    assert "3 frames, 12 h apart" in message
+
+
+@pytest.mark.parametrize("late", [10, 11, 12])
+def test_each_frame_is_needed(analysis: xr.Dataset, spec: Spec, late: int) -> None:
+    with pytest.raises(InputError, match=r"1 of 3 input times .* first 2001-01-06T00"):
+        check_inputs(without(analysis, 10), spec, [START + late * STEP])
+
+
+def complete(held: set[int], frames: int, steps: int, first: int, last: int) -> list[int]:
+    """Positions that can be started from, by definition."""
+    return [i for i in range(first, last + 1) if all(i + k in held for k in range(1 - frames, steps + 1))]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_dates_are_spread_over_complete_windows(analysis: xr.Dataset, count: int) -> None:
+    gone = {12, 13, 30, 41}
+    usable = complete(set(range(60)) - gone, 2, 4, 6, 50)
+    chosen = period(analysis, 6, 50)
+    found = spread_evenly(without(analysis, *gone), 2, STEP, chosen, count, np.timedelta64(48, "h"))
+    positions = [round((stamp - START) / STEP) for stamp in found]
+    ranks = [usable.index(position) for position in positions]  # fails for a date that is not complete
+    assert len(set(positions)) == count
+    assert ranks[0] == 0
+    assert count == 1 or ranks[-1] == len(usable) - 1
+    assert np.ptp(np.diff(ranks)) <= 1 if count > 2 else True
+
+
+def test_valid_times_may_lie_beyond_the_period_but_not_beyond_the_analysis(analysis: xr.Dataset) -> None:
+    usable = complete(set(range(60)), 2, 10, 40, 55)
+    assert usable == list(range(40, 50))
+    found = spread_evenly(analysis, 2, STEP, period(analysis, 40, 55), len(usable), np.timedelta64(5, "D"))
+    np.testing.assert_array_equal(found, START + STEP * np.array(usable))
+    with pytest.raises(InputError, match=r"asked for 11 initialisations; .* has 10 complete ones"):
+        spread_evenly(analysis, 2, STEP, period(analysis, 40, 55), 11, np.timedelta64(5, "D"))
+
+
+def test_the_model_step_decides_which_analyses_count() -> None:
+    six_hourly = without(weather(GLOBE, 24, step_hours=6), 11)
+    found = spread_evenly(six_hourly, 2, STEP, ("2001-01-01", "2001-01-07"), 17, np.timedelta64(12, "h"))
+    expected = [i for i in range(2, 22) if not {i - 2, i, i + 2} & {11}]
+    np.testing.assert_array_equal(found, START + np.timedelta64(6, "h") * np.array(expected))
