@@ -122,9 +122,9 @@ def samples_of(data: xr.Dataset, spec: Spec, chosen: tuple[str, str] | None = No
 
 def network(spec: Spec, seed: int = 0, size: float = 0.2) -> CrpsGenerator:
     """A generator whose weights are all random: an untrained one is persistence, because its last convolution is zero."""
-    generator = build(spec).eval()
-    draws = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        generator = build(spec).eval()
         for value in generator.parameters():
-            value.add_(size * torch.randn(value.shape, generator=draws))
+            value.add_(size * torch.randn_like(value))
     return generator
