@@ -122,7 +122,7 @@ class CrpsGenerator(nn.Module):
         frames = state.frames
         inputs = torch.cat([frames.index_select(2, self.prognostic).flatten(1, 2), forcing], 1)
         vector, local = noise[:, : self.net.noise], noise[:, self.net.noise :]
-        local = local.view(-1, *self.net.local_shape)
+        local = local.view(len(noise), *self.net.local_shape)
         dtype = self.compute_dtype
         out = self.net(inputs.to(dtype, memory_format=torch.channels_last), vector.to(dtype), local.to(dtype))
         # the state stays in float32: increments are small beside it
