@@ -1,8 +1,8 @@
-"""Members are reproducible one by one, inputs are checked before work, and a bad field stops the run."""
+"""The roll-out: member k is member k, leads and forcings are where they belong, and inputs are checked before anything runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,97 +11,201 @@ import xarray as xr
 
 import forecast
 from data_pipeline.errors import GateError, InputError
+from data_pipeline.forcings import Forcings
+from data_pipeline.grid import Grid
 from data_pipeline.schema import validate
-from forecast.rollout import make_plan, micro_batch, run
-from forecast.sinks import MemorySink
+from forecast import rollout
+from forecast.initial_states import spread_evenly
+from models.checkpoint import build
 from models.crps import CrpsGenerator
-from tests import toys
+from tests.toys import GLOBE, REGION, network, period, spec_of, weather
+
+RAIN = "total_precipitation_12hr"
 
 
 @pytest.fixture(scope="module")
 def analysis() -> xr.Dataset:
-    return toys.weather()
+    return weather(steps=60)
 
 
 @pytest.fixture(scope="module")
 def generator(analysis: xr.Dataset) -> CrpsGenerator:
-    return toys.network(toys.spec_of(analysis, diagnostic=("total_precipitation_12hr",)))
+    return network(spec_of(analysis, diagnostic=(RAIN,)))
 
 
-def ensemble(
-    generator: CrpsGenerator, analysis: xr.Dataset, rows: Sequence[int], members: int, *, seed: int = 0, days: float = 2
-) -> xr.Dataset:
-    times = analysis["time"].values[list(rows)]
-    return forecast.sample(generator, analysis, times, days=days, members=members, seed=seed)
+@pytest.fixture(scope="module")
+def times(analysis: xr.Dataset) -> np.ndarray:
+    return analysis["time"].values[[10, 25, 40]]
 
 
-@pytest.mark.parametrize("size", [1, 4, 33, 50])
-def test_member_k_has_the_same_bits_whatever_the_size_of_the_ensemble(
-    size: int, generator: CrpsGenerator, analysis: xr.Dataset
+def same(one: xr.Dataset, other: xr.Dataset) -> bool:
+    """Bit for bit."""
+    return all(one[name].values.tobytes() == other[name].values.tobytes() for name in one.data_vars)
+
+
+def test_a_forecast_satisfies_the_schema_and_names_what_it_is(
+    generator: CrpsGenerator, analysis: xr.Dataset, times: np.ndarray
 ) -> None:
-    small, large = ensemble(generator, analysis, [5], size), ensemble(generator, analysis, [5], 70)
-    for name, array in small.items():
-        assert array.values.tobytes() == large[name].isel(number=slice(0, size)).values.tobytes(), name
-
-
-def test_an_initialisation_has_the_same_bits_alone_and_among_others_in_any_order(
-    generator: CrpsGenerator, analysis: xr.Dataset
-) -> None:
-    alone, among = ensemble(generator, analysis, [9], 3), ensemble(generator, analysis, [20, 9, 4], 3)
-    xr.testing.assert_identical(alone.drop_attrs(), among.sel(time=alone["time"]).drop_attrs())
-
-
-def test_seed_member_and_step_each_change_the_numbers(generator: CrpsGenerator, analysis: xr.Dataset) -> None:
-    first, second = (ensemble(generator, analysis, [5], 2, seed=seed)["2m_temperature"].values for seed in (0, 1))
-    assert not np.array_equal(first, second)
-    assert not np.array_equal(first[:, :, 0], first[:, :, 1])
-
-
-def test_the_forecast_is_in_the_schema_and_says_where_it_comes_from(generator: CrpsGenerator, analysis: xr.Dataset) -> None:
-    made = ensemble(generator, analysis, [5, 7], 2, days=1.5)
+    made = forecast.sample(generator, analysis, times, days=2, members=3, seed=4)
     validate(made, "forecast")
-    assert (made["prediction_timedelta"].values == np.array([12, 24, 36], "timedelta64[h]")).all()
+    assert made["prediction_timedelta"].values.tolist() == [h * 3600 * 10**9 for h in (12, 24, 36, 48)]
+    assert made["number"].values.tolist() == [1, 2, 3]
+    assert (made["valid_time"].values[1] == times[1] + made["prediction_timedelta"].values).all()
+    assert (made.attrs["seed"], made.attrs["boundary"], made.attrs["source"]) == (4, "none", "a toy world")
     assert made.attrs["training_period"] == generator.spec.training_period
-    assert made.attrs["seed"] == 0
-    assert float(made["total_precipitation_12hr"].min()) >= 0
+    assert (made[RAIN] >= 0).all()
 
 
-def test_a_zero_noise_scale_makes_all_members_alike_and_the_checkpoint_s_own_is_the_default(
-    generator: CrpsGenerator, analysis: xr.Dataset
+@pytest.mark.parametrize("grid", [GLOBE, REGION], ids=["globe", "region"])
+def test_member_k_of_4_is_member_k_of_50(grid: Grid) -> None:
+    data = weather(grid, steps=20)
+    made = network(spec_of(data))
+    time = data["time"].values[[5]]
+    few, many = (forecast.sample(made, data, time, days=1.5, members=m) for m in (4, 50))
+    assert same(few, many.sel(number=few["number"]))
+    spread = many["2m_temperature"].std("number")
+    assert float(spread.min()) > 0
+
+
+def test_a_forecast_does_not_depend_on_the_others_or_their_order(
+    generator: CrpsGenerator, analysis: xr.Dataset, times: np.ndarray
 ) -> None:
-    times = analysis["time"].values[[5]]
-    plan = make_plan(generator, analysis, times, days=1, members=3, seed=0, noise_scale=0.0)
-    sink = MemorySink()
-    run(generator, analysis, plan, [sink])
-    assert float(sink.dataset["2m_temperature"].std("number").max()) < 1e-4
-    generator.provenance = {"noise_scale": 1.2}
-    try:
-        assert make_plan(generator, analysis, times, days=1, members=3, seed=0).attrs["noise_scale"] == 1.2
-    finally:
-        del generator.provenance
+    together = forecast.sample(generator, analysis, times[::-1], days=1, members=3)
+    for time in times:
+        alone = forecast.sample(generator, analysis, [time], days=1, members=3)
+        assert same(alone, together.sel(time=[time]))
+    longer = forecast.sample(generator, analysis, times[:1], days=2, members=3)
+    assert same(together.sel(time=times[:1]), longer.isel(prediction_timedelta=slice(2)))
 
 
-def test_everything_that_is_missing_is_listed_before_any_work(generator: CrpsGenerator, analysis: xr.Dataset) -> None:
-    other = toys.weather(toys.REGION).drop_vars("2m_temperature")
-    with pytest.raises(InputError) as caught:
-        forecast.sample(generator, other, ["2031-01-01"], days=1, members=1)
-    for part in ("regional", "2m_temperature", "2030-12-31T12"):
-        assert part in str(caught.value)
+def test_rows_that_pad_a_batch_leave_no_trace(
+    generator: CrpsGenerator, analysis: xr.Dataset, times: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = forecast.sample(generator, analysis, times[:1], days=1, members=3)
+    plain = rollout._Members._noise
+
+    def littered(self: Any, batch: tuple[int, ...], step: int) -> torch.Tensor:
+        rows = plain(self, batch, step)
+        rows[len(batch) :] = 7.0
+        return rows
+
+    monkeypatch.setattr(rollout._Members, "_noise", littered)
+    assert same(forecast.sample(generator, analysis, times[:1], days=1, members=3), clean)
 
 
-def test_the_first_frame_of_an_initialisation_is_needed_too(generator: CrpsGenerator, analysis: xr.Dataset) -> None:
-    with pytest.raises(InputError, match="1 of 2 input times are not in the analysis, first 2000-12-31T12"):
-        ensemble(generator, analysis, [0], 1)
+def test_seeds_inits_and_steps_bring_noise_of_their_own(generator: CrpsGenerator, times: np.ndarray) -> None:
+    """From an analysis that never changes, without forcings: whatever differs is the noise."""
+    data = weather(steps=60)
+    still = data.copy(deep=True)
+    for name in ("geopotential", "2m_temperature", "10m_v_component_of_wind", RAIN):
+        still[name][:] = still[name][0].values
+    made = network(spec_of(data, forcings=(), diagnostic=(RAIN,)))
+    field = "2m_temperature"
+    base = forecast.sample(made, still, times[:2], days=1, members=2, seed=0)[field]
+    other = forecast.sample(made, still, times[:2], days=1, members=2, seed=1)[field]
+    drawn = [base[0, 0, 0], base[0, 0, 1], base[1, 0, 0], other[0, 0, 0]]
+    for i, one in enumerate(drawn):
+        assert all(float(abs(one - two).max()) > 1e-3 for two in drawn[i + 1 :])
 
 
-def test_a_value_that_is_not_finite_stops_the_run_and_names_member_and_lead(analysis: xr.Dataset) -> None:
-    broken = toys.network(toys.spec_of(analysis))
+def test_without_noise_all_members_are_one(generator: CrpsGenerator, analysis: xr.Dataset, times: np.ndarray) -> None:
+    plan = forecast.make_plan(generator, analysis, times[:1], days=1, members=3, seed=0, noise_scale=0.0)
+    sink = rollout.MemorySink()
+    forecast.run(generator, analysis, plan, [sink])
+    assert float(sink.dataset["2m_temperature"].std("number").max()) == 0
+    assert sink.dataset.attrs["noise_scale"] == 0.0
+
+
+def test_lead_k_is_k_steps_on(analysis: xr.Dataset, times: np.ndarray) -> None:
+    """A network that always answers 1 adds one tendency std a step."""
+    spec = spec_of(analysis, diagnostic=(RAIN,))
+    made = build(spec).eval()
     with torch.no_grad():
-        broken.net.head.conv.bias[0] = torch.nan
-    with pytest.raises(GateError, match=r"member 1, .* at \+12 h \(3 of 3 members"):
-        ensemble(broken, analysis, [5], 3)
+        made.net.head.conv.bias.fill_(1.0)
+    found = forecast.sample(made, analysis, times, days=2, members=1)["2m_temperature"][:, :, 0]
+    start = analysis["2m_temperature"].sel(time=times)
+    rise = spec.tendency_std[spec.channels.index("2m_temperature")]
+    for k in range(4):
+        np.testing.assert_allclose(found[:, k], start + (k + 1) * rise, rtol=1e-5)
 
 
-def test_the_micro_batch_depends_on_the_grid_alone(generator: CrpsGenerator) -> None:
-    assert micro_batch(generator.spec) == 32
-    assert micro_batch(toys.spec_of(toys.weather(toys.Grid.named("64x32"), steps=6))) == 8
+def test_each_step_gets_the_forcing_of_the_time_it_ends_at(
+    analysis: xr.Dataset, times: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = network(spec_of(analysis))
+    seen: list[torch.Tensor] = []
+    plain = made.step
+    monkeypatch.setattr(made, "step", lambda state, forcing, noise: (seen.append(forcing[0]), plain(state, forcing, noise))[1])
+    forecast.sample(made, analysis, times[:1], days=1.5, members=1)
+    planes = Forcings(made.spec.forcings, GLOBE, np.timedelta64(12, "h"))
+    for k, forcing in enumerate(seen):
+        np.testing.assert_array_equal(forcing, planes.at(times[0] + np.timedelta64(12 * (k + 1), "h")))
+    assert len(seen) == 3
+
+
+def test_progress_counts_leads_and_what_a_sink_holds_already(
+    generator: CrpsGenerator, analysis: xr.Dataset, times: np.ndarray
+) -> None:
+    class Holding(rollout.MemorySink):
+        def open(self, plan: Any) -> set[np.datetime64]:
+            super().open(plan)
+            return {plan.times[0]}
+
+    seen = []
+    plan = forecast.make_plan(generator, analysis, times, days=1, members=1, seed=0)
+    forecast.run(generator, analysis, plan, [Holding()], report=seen.append)
+    assert [(step.done, step.total) for step in seen] == [(3, 6), (4, 6), (5, 6), (6, 6)]
+
+
+def test_everything_that_is_missing_is_listed_at_once(generator: CrpsGenerator) -> None:
+    other = weather(REGION, steps=10).drop_vars("2m_temperature")
+    with pytest.raises(InputError) as error:
+        forecast.sample(generator, other, ["2001-01-01T00", "2009-01-01"], days=1)
+    text = str(error.value)
+    assert "the analysis is on 11x10 regional" in text
+    assert "the checkpoint needs 16x8 global" in text
+    assert "the analysis lacks 2m_temperature" in text
+    assert "3 of 4 input times are not in the analysis, first 2000-12-31T12" in text
+    assert "2 frames, 12 h apart" in text
+
+
+@pytest.mark.parametrize("changes", [{"days": 0.2}, {"members": 0}, {"times": []}])
+def test_a_forecast_of_nothing_is_refused(
+    generator: CrpsGenerator, analysis: xr.Dataset, times: np.ndarray, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match="the step is 12 h"):
+        forecast.sample(generator, analysis, changes.pop("times", times), **{"days": 1, "members": 1, **changes})
+
+
+def test_a_value_that_is_not_finite_names_member_channel_and_lead(
+    analysis: xr.Dataset, times: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = network(spec_of(analysis))
+    plain, calls = made.fields, []
+
+    def broken(state: Any) -> torch.Tensor:
+        calls.append(1)
+        fields = plain(state).clone()
+        if len(calls) == 2:
+            fields[2, 1, 0, 0], fields[4, 0, 0, 0] = torch.nan, torch.inf
+        return fields
+
+    monkeypatch.setattr(made, "fields", broken)
+    with pytest.raises(GateError) as error:
+        forecast.sample(made, analysis, times[:1], days=2, members=5)
+    assert "2001-01-06T00: member 3, 2m_temperature not finite at +24 h (2 of 5 members affected)" in str(error.value)
+
+
+def test_inits_spread_evenly_have_all_their_frames_and_valid_times(analysis: xr.Dataset) -> None:
+    day = np.timedelta64(1, "D")
+    holed = analysis.drop_isel(time=[30])
+    step = np.timedelta64(12, "h")
+    chosen = spread_evenly(holed, 2, step, period(analysis), 10, 2 * day)
+    assert chosen.size == 10
+    assert (np.diff(chosen) > np.timedelta64(0)).all()
+    for time in chosen:
+        assert np.isin(time + step * np.arange(-1, 5), holed["time"].values).all()
+    assert chosen[0] == analysis["time"].values[1]
+    assert chosen[-1] == analysis["time"].values[-5]
+    with pytest.raises(InputError, match="asked for 90 initialisations; the period .* has 49 complete ones"):
+        spread_evenly(holed, 2, step, period(analysis), 90, 2 * day)

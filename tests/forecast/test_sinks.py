@@ -1,101 +1,198 @@
-"""Sinks agree with each other; a killed run continues; other settings at the same place are refused."""
+"""Sinks: memory, store and score state tell the same story; a store that was cut off continues to the same bytes."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 
+import forecast
 from data_pipeline import open_forecast
 from data_pipeline.errors import InputError, NotReadyError
-from forecast import baselines
-from forecast.rollout import Progress, make_plan, run
-from forecast.sinks import MemorySink, ScoreSink, ZarrSink, plan_dates, plan_like, write_lazy
+from data_pipeline.schema import validate
+from forecast import sinks
+from forecast.sinks import ForecastPlan, MemorySink, ScoreSink, ZarrSink, plan_dates, plan_like, write_lazy
 from models.crps import CrpsGenerator
-from tests import toys
+from tests.toys import network, spec_of, weather
 from verification.evaluate import evaluate
+
+
+class StoppedError(Exception):
+    """What ends a run in the middle."""
 
 
 @pytest.fixture(scope="module")
 def analysis() -> xr.Dataset:
-    return toys.weather()
+    return weather(steps=60)
 
 
 @pytest.fixture(scope="module")
 def generator(analysis: xr.Dataset) -> CrpsGenerator:
-    return toys.network(toys.spec_of(analysis))
+    return network(spec_of(analysis))
 
 
-class StoppedError(Exception):
-    """Stands for a kill."""
+@pytest.fixture(scope="module")
+def plan(generator: CrpsGenerator, analysis: xr.Dataset) -> ForecastPlan:
+    return forecast.make_plan(generator, analysis, analysis["time"].values[[10, 25, 40]], days=2, members=3, seed=0)
 
 
-def test_memory_store_and_online_scores_hold_the_same_forecast(
-    generator: CrpsGenerator, analysis: xr.Dataset, tmp_path: Path
-) -> None:
-    plan = make_plan(generator, analysis, analysis["time"].values[[4, 9]], days=2, members=5, seed=3)
-    memory, stored, scored = MemorySink(), ZarrSink(tmp_path / "forecast.zarr"), ScoreSink(analysis)
-    run(generator, analysis, plan, [memory, stored, scored])
-    opened = open_forecast(tmp_path / "forecast.zarr").load()
-    for name in memory.dataset.data_vars:
-        np.testing.assert_array_equal(opened[name].values, memory.dataset[name].values)
-    xr.testing.assert_identical(scored.state.drop_attrs(), evaluate(opened, analysis).drop_attrs())
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_a_run_that_stops_is_not_visible_continues_and_has_the_same_numbers(
-    generator: CrpsGenerator, analysis: xr.Dataset, tmp_path: Path
-) -> None:
-    plan = make_plan(generator, analysis, analysis["time"].values[[4, 9, 12]], days=1, members=3, seed=0)
-    whole, path = MemorySink(), tmp_path / "forecast.zarr"
-    run(generator, analysis, plan, [whole])
-
-    def stop(step: Progress) -> None:
-        if step.done == 3:
+def stop_after(done: int) -> Any:
+    def report(progress: forecast.rollout.Progress) -> None:
+        if progress.done == done:
             raise StoppedError
 
+    return report
+
+
+def fill(path: Path, generator: CrpsGenerator, analysis: xr.Dataset, plan: ForecastPlan, **extra: Any) -> None:
     sink = ZarrSink(path)
+    try:
+        forecast.run(generator, analysis, plan, [sink], **extra)
+    finally:
+        sink.release()
+
+
+def test_memory_store_and_scores_agree(
+    generator: CrpsGenerator, analysis: xr.Dataset, plan: ForecastPlan, tmp_path: Path
+) -> None:
+    memory, zarr, scores = MemorySink(), ZarrSink(tmp_path / "f.zarr"), ScoreSink(analysis)
+    forecast.run(generator, analysis, plan, [memory, zarr, scores])
+    stored = open_forecast(tmp_path / "f.zarr")
+    validate(stored, "forecast")
+    xr.testing.assert_identical(stored.drop_attrs().load(), memory.dataset.drop_attrs())
+    for data in (stored, memory.dataset):
+        assert data.attrs["model"] == "crps"
+        assert data.attrs["training_period"] == generator.spec.training_period
+        assert json.loads(data.attrs["versions"])["threads"] >= 1
+    after = evaluate(stored, analysis)
+    assert set(after.data_vars) == set(scores.state.data_vars)
+    for name, values in after.data_vars.items():
+        np.testing.assert_allclose(scores.state[name], values, rtol=1e-12, err_msg=str(name))
+    assert scores.state.attrs["model"] == "crps"
+
+
+@pytest.mark.parametrize("buffer", [1, 3 * 3 * 4 * 8 * 16 * 4, 1 << 20])
+def test_cut_off_it_is_refused_and_continued_to_the_same_bytes(
+    generator: CrpsGenerator,
+    analysis: xr.Dataset,
+    plan: ForecastPlan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    buffer: int,
+) -> None:
+    """Whether one lead, three, or all fit the buffer."""
+    monkeypatch.setattr(sinks, "BUFFER_BYTES", buffer)
+    fill(tmp_path / "whole.zarr", generator, analysis, plan)
+    for done in (2, 7):
+        with pytest.raises(StoppedError):
+            fill(tmp_path / "cut.zarr", generator, analysis, plan, report=stop_after(done))
+        with pytest.raises(NotReadyError, match=f"{done // 4} of 3 parts written"):
+            open_forecast(tmp_path / "cut.zarr")
+    partial = open_forecast(tmp_path / "cut.zarr", allow_incomplete=True)["2m_temperature"]
+    assert np.isfinite(partial[0]).all()
+    assert np.isnan(partial[2]).all()
+    counted: list[int] = []
+    fill(tmp_path / "cut.zarr", generator, analysis, plan, report=lambda step: counted.append(step.done))
+    assert counted == list(range(5, 13))  # the finished initialisation was not made again
+    assert contents(tmp_path / "cut.zarr") == contents(tmp_path / "whole.zarr")
+
+
+def test_a_finished_store_is_left_alone_even_if_another_sink_must_see_it_again(
+    generator: CrpsGenerator, analysis: xr.Dataset, plan: ForecastPlan, tmp_path: Path
+) -> None:
+    fill(tmp_path / "f.zarr", generator, analysis, plan)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    counted: list[int] = []
+    fill(tmp_path / "f.zarr", generator, analysis, plan, report=lambda step: counted.append(step.done))
+    assert counted == []
+    memory = MemorySink()
+    forecast.run(generator, analysis, plan, [ZarrSink(tmp_path / "f.zarr"), memory])
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+    np.testing.assert_array_equal(memory.dataset["2m_temperature"], open_forecast(tmp_path / "f.zarr")["2m_temperature"])
+
+
+def test_a_sink_that_comes_late_does_not_disturb_a_store_that_is_half_there(
+    generator: CrpsGenerator, analysis: xr.Dataset, plan: ForecastPlan, tmp_path: Path
+) -> None:
+    fill(tmp_path / "whole.zarr", generator, analysis, plan)
     with pytest.raises(StoppedError):
-        run(generator, analysis, plan, [sink], report=stop)
-    sink.release()
-    with pytest.raises(NotReadyError, match="1 of 3 parts"):
-        open_forecast(path)
-    seen: list[int] = []
-    run(generator, analysis, plan, [ZarrSink(path)], report=lambda step: seen.append(step.done))
-    assert seen == [3, 4, 5, 6], "the finished initialisation was made again"
-    np.testing.assert_array_equal(open_forecast(path)["2m_temperature"].values, whole.dataset["2m_temperature"].values)
+        fill(tmp_path / "cut.zarr", generator, analysis, plan, report=stop_after(6))
+    scores = ScoreSink(analysis)
+    forecast.run(generator, analysis, plan, [ZarrSink(tmp_path / "cut.zarr"), scores])
+    assert contents(tmp_path / "cut.zarr") == contents(tmp_path / "whole.zarr")
+    assert bool((scores.state["weight"] > 0).any("cell").all())
 
 
-def test_a_finished_store_is_left_alone_and_another_seed_is_refused_with_the_difference(
-    generator: CrpsGenerator, analysis: xr.Dataset, tmp_path: Path
+def test_another_seed_at_the_same_place_is_refused_with_the_difference(
+    generator: CrpsGenerator, analysis: xr.Dataset, plan: ForecastPlan, tmp_path: Path
 ) -> None:
-    path, times = tmp_path / "forecast.zarr", analysis["time"].values[[4]]
-    plan = make_plan(generator, analysis, times, days=1, members=2, seed=0)
-    run(generator, analysis, plan, [ZarrSink(path)])
-    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
-    seen: list[int] = []
-    run(generator, analysis, plan, [ZarrSink(path)], report=lambda step: seen.append(step.done))
-    assert seen == []
-    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
-    other = make_plan(generator, analysis, times, days=1, members=2, seed=7)
-    with pytest.raises(InputError, match=r"seed: 0 -> 7"):
-        run(generator, analysis, other, [ZarrSink(path)])
+    fill(tmp_path / "f.zarr", generator, analysis, plan)
+    other = forecast.make_plan(generator, analysis, plan.times, days=2, members=3, seed=8)
+    with pytest.raises(InputError, match=r"recipe\.seed: 0 -> 8"):
+        fill(tmp_path / "f.zarr", generator, analysis, other)
 
 
-def test_a_baseline_written_lazily_is_the_baseline_scored_lazily(
-    generator: CrpsGenerator, analysis: xr.Dataset, tmp_path: Path
+def test_a_truth_that_ends_too_early_is_refused_before_the_first_step(
+    generator: CrpsGenerator, analysis: xr.Dataset, plan: ForecastPlan
 ) -> None:
-    plan = make_plan(generator, analysis, analysis["time"].values[[4, 9]], days=2, members=5, seed=3)
-    model = MemorySink()
-    run(generator, analysis, plan, [model])
-    lazy = baselines.persistence(analysis, plan_like(model.dataset, analysis))
-    write_lazy(lazy, tmp_path / "persistence.zarr")
-    written = open_forecast(tmp_path / "persistence.zarr")
-    assert written.attrs["model"] == "persistence"
-    xr.testing.assert_identical(evaluate(written, analysis).drop_attrs(), evaluate(lazy, analysis).drop_attrs())
+    steps: list[Any] = []
+    with pytest.raises(InputError):
+        forecast.run(generator, analysis, plan, [ScoreSink(analysis.isel(time=slice(42)))], report=steps.append)
+    assert steps == []
 
 
-def test_dates_that_the_analysis_lacks_are_refused(analysis: xr.Dataset) -> None:
-    with pytest.raises(InputError, match="1 of 1 initialisations are not in the analysis, first 1999-01-01T00"):
-        plan_dates(analysis, np.array(["1999-01-01"], "datetime64[ns]"), 2.0)
+def test_a_lazy_forecast_is_written_as_it_is(
+    generator: CrpsGenerator, analysis: xr.Dataset, plan: ForecastPlan, tmp_path: Path
+) -> None:
+    memory = MemorySink()
+    forecast.run(generator, analysis, plan, [memory])
+    counted: list[tuple[int, int]] = []
+    write_lazy(memory.dataset.chunk(time=1), tmp_path / "lazy.zarr", lambda done, total: counted.append((done, total)))
+    assert counted == [(1, 3), (2, 3), (3, 3)]
+    xr.testing.assert_identical(open_forecast(tmp_path / "lazy.zarr").drop_attrs().load(), memory.dataset.drop_attrs())
+    write_lazy(memory.dataset.chunk(time=1), tmp_path / "lazy.zarr")
+
+
+def test_levels_that_a_variable_lacks_stay_missing_and_unnamed(tmp_path: Path) -> None:
+    channels = tuple(sinks.Channel.parse(label) for label in ("geopotential_500", "temperature_850", "temperature_500"))
+    time = np.array(["2001-01-01"], "datetime64[ns]")
+    grid = sinks.Grid.named("8x4")
+    plan = ForecastPlan(time, np.array([12], "timedelta64[h]"), (1,), channels, grid, {"model": "m"})
+    sink = MemorySink()
+    sink.open(plan)
+    sink.take(time[0], plan.leads[0], np.arange(3.0)[None, :, None, None] * np.ones((1, 3, 4, 8)))
+    sink.close()
+    validate(sink.dataset, "forecast")
+    assert sinks.channels_of(sink.dataset) == [channels[0], channels[2], channels[1]]
+    assert sink.dataset["geopotential"].sel(level=850).isnull().all()
+    assert (sink.dataset["temperature"].sel(level=850) == 1).all()
+    assert (sink.dataset["temperature"].sel(level=500) == 2).all()
+
+
+def test_plans_from_a_forecast_or_from_dates(generator: CrpsGenerator, analysis: xr.Dataset, plan: ForecastPlan) -> None:
+    memory = MemorySink()
+    forecast.run(generator, analysis, plan, [memory])
+    like = plan_like(memory.dataset, analysis.drop_vars("2m_temperature"))
+    assert [channel.label for channel in like.channels] == [
+        label for label in generator.spec.channels if label != "2m_temperature"
+    ]
+    assert (like.times == plan.times).all()
+    dated = plan_dates(analysis, plan.times, 2)
+    assert (dated.leads == plan.leads).all()
+    with pytest.raises(
+        InputError, match="1 of 1 initialisations are not in the analysis, first 2031-01-01T00; it has 2001-01-01"
+    ):
+        plan_dates(analysis, np.array(["2031-01-01"], "datetime64[ns]"), 2)
+
+
+def test_sizes_are_counted_before_anything_is_made(plan: ForecastPlan) -> None:
+    assert plan.lead_bytes == 3 * 4 * 8 * 16 * 4
+    assert plan.bytes == 3 * 4 * plan.lead_bytes
