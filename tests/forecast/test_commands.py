@@ -8,11 +8,11 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
+import plumecast
 from data_pipeline import open_forecast
 from data_pipeline.errors import InputError
 from data_pipeline.store import write_dataset
 from models.checkpoint import save
-from plumecast import application
 from tests import toys
 
 
@@ -29,7 +29,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*words: object) -> str:
     """The output of a command; errors of the command are raised."""
-    result = CliRunner().invoke(application(), [str(word) for word in words], catch_exceptions=False)
+    result = CliRunner().invoke(plumecast.application(), [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -80,3 +80,29 @@ def test_an_analysis_that_is_not_there_is_one_clear_message(work_folder: Path) -
 def test_a_climatology_without_a_known_training_period_asks_for_one(job: Path) -> None:
     with pytest.raises(InputError, match="no training period is known: give --training FIRST LAST"):
         run("baseline", "climatology", job / "analysis.zarr", "--start", "2002-07-10", "--stop", "2002-07-11")
+
+
+def test_a_second_run_changes_nothing_and_another_seed_shows_the_difference(job: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.zarr"
+    words = ("forecast", job / "analysis.zarr", "--checkpoint", job / "checkpoint.safetensors", "--out", out)
+    dates = ("--init", "2002-07-10", "--init", "2002-08-10T12", "--days", "1", "--members", "2")
+    run(*words, *dates)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    run(*words, *dates)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+    with pytest.raises(InputError, match=r"recipe\.seed: 0 -> 3") as caught:
+        run(*words, *dates, "--seed", "3")
+    assert caught.value.exit_code == 2
+
+
+def test_the_command_line_ends_with_the_message_and_code_2(
+    job: Path, work_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PLUMECAST_THREADS", "1")
+    monkeypatch.setattr("sys.argv", ["plumecast", "forecast", str(job / "analysis.zarr"), "--checkpoint", "none.safetensors"])
+    with pytest.raises(SystemExit) as stopped:
+        plumecast.main()
+    assert stopped.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: checkpoint none.safetensors not found; train one with `plumecast train RECIPE`")
+    assert "Traceback" not in shown

@@ -15,10 +15,9 @@ from data_pipeline.forcings import Forcings
 from data_pipeline.grid import Grid
 from data_pipeline.schema import validate
 from forecast import rollout
-from forecast.initial_states import spread_evenly
 from models.checkpoint import build
 from models.crps import CrpsGenerator
-from tests.toys import GLOBE, REGION, network, period, spec_of, weather
+from tests.toys import GLOBE, REGION, network, spec_of, weather
 
 RAIN = "total_precipitation_12hr"
 
@@ -57,14 +56,12 @@ def test_a_forecast_satisfies_the_schema_and_names_what_it_is(
 
 
 @pytest.mark.parametrize("grid", [GLOBE, REGION], ids=["globe", "region"])
-def test_member_k_of_4_is_member_k_of_50(grid: Grid) -> None:
+def test_member_k_is_the_same_in_ensembles_of_1_4_33_and_50(grid: Grid) -> None:
     data = weather(grid, steps=20)
     made = network(spec_of(data))
-    time = data["time"].values[[5]]
-    few, many = (forecast.sample(made, data, time, days=1.5, members=m) for m in (4, 50))
-    assert same(few, many.sel(number=few["number"]))
-    spread = many["2m_temperature"].std("number")
-    assert float(spread.min()) > 0
+    sizes = {m: forecast.sample(made, data, data["time"].values[[5]], days=1.5, members=m) for m in (1, 4, 33, 50)}
+    assert all(same(few, sizes[50].sel(number=few["number"])) for few in sizes.values())
+    assert float(sizes[50]["2m_temperature"].std("number").min()) > 0
 
 
 def test_a_forecast_does_not_depend_on_the_others_or_their_order(
@@ -196,16 +193,13 @@ def test_a_value_that_is_not_finite_names_member_channel_and_lead(
     assert "2001-01-06T00: member 3, 2m_temperature not finite at +24 h (2 of 5 members affected)" in str(error.value)
 
 
-def test_inits_spread_evenly_have_all_their_frames_and_valid_times(analysis: xr.Dataset) -> None:
-    day = np.timedelta64(1, "D")
-    holed = analysis.drop_isel(time=[30])
-    step = np.timedelta64(12, "h")
-    chosen = spread_evenly(holed, 2, step, period(analysis), 10, 2 * day)
-    assert chosen.size == 10
-    assert (np.diff(chosen) > np.timedelta64(0)).all()
-    for time in chosen:
-        assert np.isin(time + step * np.arange(-1, 5), holed["time"].values).all()
-    assert chosen[0] == analysis["time"].values[1]
-    assert chosen[-1] == analysis["time"].values[-5]
-    with pytest.raises(InputError, match="asked for 90 initialisations; the period .* has 49 complete ones"):
-        spread_evenly(holed, 2, step, period(analysis), 90, 2 * day)
+def test_the_noise_scale_of_the_checkpoint_is_the_default(analysis: xr.Dataset, times: np.ndarray) -> None:
+    made = network(spec_of(analysis))
+    made.provenance = {"noise_scale": 1.2}
+    assert forecast.make_plan(made, analysis, times, days=1, members=3, seed=0).attrs["noise_scale"] == 1.2
+    assert forecast.make_plan(made, analysis, times, days=1, members=3, seed=0, noise_scale=0.9).attrs["noise_scale"] == 0.9
+
+
+def test_the_micro_batch_depends_on_the_grid_alone(generator: CrpsGenerator) -> None:
+    assert rollout.micro_batch(generator.spec) == 32
+    assert rollout.micro_batch(spec_of(weather(Grid.named("64x32"), steps=6))) == 8

@@ -14,7 +14,7 @@ import forecast
 from data_pipeline import open_forecast
 from data_pipeline.errors import InputError, NotReadyError
 from data_pipeline.schema import validate
-from forecast import sinks
+from forecast import baselines, sinks
 from forecast.sinks import ForecastPlan, MemorySink, ScoreSink, ZarrSink, plan_dates, plan_like, write_lazy
 from models.crps import CrpsGenerator
 from tests.toys import network, spec_of, weather
@@ -196,3 +196,13 @@ def test_plans_from_a_forecast_or_from_dates(generator: CrpsGenerator, analysis:
 def test_sizes_are_counted_before_anything_is_made(plan: ForecastPlan) -> None:
     assert plan.lead_bytes == 3 * 4 * 8 * 16 * 4
     assert plan.bytes == 3 * 4 * plan.lead_bytes
+
+
+def test_a_baseline_written_lazily_is_the_baseline_scored_lazily(
+    analysis: xr.Dataset, plan: ForecastPlan, tmp_path: Path
+) -> None:
+    lazy = baselines.persistence(analysis, plan)
+    write_lazy(lazy, tmp_path / "persistence.zarr")
+    written = open_forecast(tmp_path / "persistence.zarr")
+    assert written.attrs["model"] == "persistence"
+    xr.testing.assert_identical(evaluate(written, analysis).drop_attrs(), evaluate(lazy, analysis).drop_attrs())
