@@ -61,6 +61,7 @@ class ZarrSink:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._writer: store.StoreWriter | None = None
 
     def open(self, plan: ForecastPlan) -> set[np.datetime64]:
         self.plan = plan
@@ -91,6 +92,7 @@ class ZarrSink:
         data = as_dataset(
             self.plan, np.stack(self._buffer)[None], self.plan.times[row : row + 1], self.plan.leads[self._first : last]
         )
+        assert self._writer is not None, "take before open"
         self._writer.put(self._parts[time], data, box)
         self._buffer, self._first = [], last
         if last == self.plan.leads.size:
@@ -98,11 +100,13 @@ class ZarrSink:
             self._first = 0
 
     def close(self) -> None:
+        assert self._writer is not None, "close before open"
         self._writer.finish()
 
     def release(self) -> None:
         """Drop the lock without publishing; what is complete stays."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class MemorySink:

@@ -23,7 +23,7 @@ from torch import Tensor
 from data_pipeline.batches import Batch, Samples
 from data_pipeline.errors import GateError, InputError
 from data_pipeline.recipe import Section, differences, fingerprint
-from models.checkpoint import build, read_tensors, save, write_tensors
+from models.checkpoint import build, load, read_tensors, save, write_tensors
 from models.contract import Sample, Spec, Stage, flat_noise_size
 from models.validation import Validation, validate
 
@@ -52,6 +52,7 @@ class TrainingOptions(Section):
     """Section [training]."""
 
     seed: int = Field(default=0, ge=0, lt=2**32)
+    initial: str = ""  # checkpoint whose weights the run starts from, for fine-tuning
     stages: tuple[StageOptions, ...] = Field(min_length=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.05
@@ -197,6 +198,8 @@ class _Run:
         self.spec, self.options, self.device, self.provenance = spec, options, device, provenance
         self.checkpoint, self.folder = out / "checkpoint.safetensors", out / "training"
         self.model = build(spec).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        if options.initial:
+            self.model.load_state_dict(_fitting(options.initial, spec))
         self.averaged = copy.deepcopy(self.model).eval()
         self.optimizer = torch.optim.AdamW(self._groups(), lr=1e-3, betas=options.betas)
         self.iteration, self.best = 0, math.inf
@@ -273,6 +276,18 @@ class _Run:
             index, key = name.split(".")
             moments.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+
+def _fitting(path: str, spec: Spec) -> dict[str, Tensor]:
+    """The weights of a checkpoint with the same channels, grid, normalisation and network; InputError otherwise."""
+    other = load(path)
+    theirs, ours = (
+        {key: value for key, value in each.as_dict().items() if not key.endswith("_period")} for each in (other.spec, spec)
+    )
+    if fingerprint(theirs) != fingerprint(ours):
+        changed = "\n".join(f"  - {line}" for line in differences(theirs, ours))
+        raise InputError(f"training.initial {path} does not fit this recipe:\n{changed}")
+    return dict(other.state_dict())
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
