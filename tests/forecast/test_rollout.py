@@ -14,7 +14,7 @@ from data_pipeline.errors import GateError, InputError
 from data_pipeline.forcings import Forcings
 from data_pipeline.grid import Grid
 from data_pipeline.schema import validate
-from forecast import rollout
+from forecast import noise, rollout
 from models.checkpoint import build
 from models.crps import CrpsGenerator
 from tests.toys import GLOBE, REGION, network, spec_of, weather
@@ -138,6 +138,22 @@ def test_each_step_gets_the_forcing_of_the_time_it_ends_at(
     for k, forcing in enumerate(seen):
         np.testing.assert_array_equal(forcing, planes.at(times[0] + np.timedelta64(12 * (k + 1), "h")))
     assert len(seen) == 3
+
+
+def test_each_member_and_step_gets_the_noise_of_its_address(
+    analysis: xr.Dataset, times: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = network(spec_of(analysis))
+    seen: list[torch.Tensor] = []
+    plain = made.step
+    monkeypatch.setattr(made, "step", lambda state, forcing, rows: (seen.append(rows), plain(state, forcing, rows))[1])
+    plan = forecast.make_plan(made, analysis, times[:1], days=1, members=40, seed=6, noise_scale=0.5)
+    forecast.run(made, analysis, plan, [rollout.MemorySink()])
+    assert len(seen) == 4  # two steps, two micro-batches of 32 rows
+    for step in (1, 2):
+        rows = torch.cat(seen[2 * step - 2 : 2 * step])[:40].numpy()
+        expected = [0.5 * noise.draw(6, times[0], member, step, rows.shape[1]) for member in range(1, 41)]
+        np.testing.assert_array_equal(rows, expected)
 
 
 def test_progress_counts_leads_and_what_a_sink_holds_already(

@@ -106,3 +106,16 @@ def test_the_sign_of_a_wind_matters_at_the_poles_only() -> None:
     difference = (plain.stem(torch.cat([x, position], 1)) - signed.stem(torch.cat([x, position], 1))).abs().amax((0, 1, 3))
     assert (difference[[0, -1]] > 1e-3).all()
     assert not difference[1:-1].any()
+
+
+def test_rows_beyond_the_pole_know_winds_and_polar_rows() -> None:
+    signs = torch.tensor([1.0, -1.0, -1.0])
+    made = net((13, 16), True, polar_rows=True, pole_signs=signs)
+    x = torch.cat([inputs(made)[0], made.position.detach().expand(2, -1, -1, -1)], 1)
+    tall = made._extended(x)
+    assert tall.shape[-2:] == (16, 16)
+    for row in (1, 2, 3):
+        across = x[:, :, 12 - row].roll(8, -1)
+        torch.testing.assert_close(tall[:, :, 12 + row], across * torch.cat([signs, torch.ones(2)])[:, None])
+    for conv in (made.stem, made.head):
+        torch.testing.assert_close(conv.pad(x, None)[:, :, 0, 1:-1], x[:, :, 1].roll(8, -1))
