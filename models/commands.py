@@ -21,6 +21,7 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="TOML recipe, for example recipes/planet.toml")],
     settings: Annotated[list[str] | None, typer.Option("--set", help="override, as training.seed=1")] = None,
     out: Annotated[Path | None, typer.Option(help="work folder; runs/<recipe name> unless given")] = None,
+    analysis: Annotated[Path | None, typer.Option(help="analysis store; <out>/analysis.zarr unless given")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan and stop")] = False,
 ) -> None:
@@ -28,7 +29,7 @@ def train(
 
     Example: plumecast train recipes/planet.toml
 
-    Reads <out>/analysis.zarr (made by `plumecast data ingest`), writes <out>/checkpoint.safetensors: the averaged weights with
+    Reads the analysis (made by `plumecast data ingest`), writes <out>/checkpoint.safetensors: the averaged weights with
     the best validation score. Stop it at any time: the same command continues from the last validation.
     """
     from data_pipeline import open_analysis
@@ -40,13 +41,14 @@ def train(
     check_device(device)
     parts = read_recipe(recipe, settings or [])
     folder = out or Path("runs") / parts["name"]
-    analysis = open_analysis(folder / "analysis.zarr")
+    path = analysis or folder / "analysis.zarr"
+    data = open_analysis(path)
     if dry_run:
-        show_plan(*plan_training(parts, analysis)[:3])
+        show_plan(*plan_training(parts, data)[:3])
         return
     with TrainingDisplay() as display:
-        checkpoint = run_training(parts, analysis, folder, device=device, report=display)
-    typer.echo(f"checkpoint: {checkpoint}\nnext: plumecast forecast {folder / 'analysis.zarr'} --checkpoint {checkpoint} ...")
+        checkpoint = run_training(parts, data, folder, device=device, report=display)
+    typer.echo(f"checkpoint: {checkpoint}\nnext: plumecast forecast {path} --checkpoint {checkpoint} ...")
 
 
 def calibrate(
