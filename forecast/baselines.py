@@ -20,6 +20,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel, select
 from data_pipeline.statistics import format_period, in_period
+from data_pipeline.variables import lookup
 from forecast import noise
 from forecast.sinks import ForecastPlan, template
 
@@ -103,6 +104,7 @@ def fit_linear(
     most = min(max(EOF_CANDIDATES), min(anomalies.shape) - 1)
     eofs = _leading_eofs(anomalies, most)
     check_times, check = _period_fields(analysis, channels, validation)
+    _refuse_useless(channels, check)
     check = check.reshape(len(check_times), -1) * scale - _harmonics(check_times) @ season
     pcs, check_pcs = anomalies @ eofs.T, check @ eofs.T
 
@@ -124,7 +126,7 @@ def _refuse_useless(channels: Sequence[Channel], fields: np.ndarray) -> None:
     gaps = [f"{channel} has missing values" for i, channel in enumerate(channels) if not np.isfinite(fields[:, i]).all()]
     still = [f"{channel} never changes" for i, channel in enumerate(channels) if np.ptp(fields[:, i], axis=0).max() == 0]
     if gaps or still:
-        raise InputError(f"linear baseline: {'; '.join(gaps + still)} in the training period; leave it out")
+        raise InputError(f"linear baseline: {'; '.join(gaps + still)} in the period it is fitted or chosen on; leave it out")
 
 
 def linear(
@@ -149,6 +151,8 @@ def linear(
     chosen = ForecastPlan(plan.times, plan.leads, tuple(range(1, members + 1)), plan.channels, plan.grid, plan.attrs)
     rows = _rows(analysis, plan.times)
     day = pd.DatetimeIndex(model.times).day_of_year.to_numpy()
+    known = [lookup(channel.name) for channel in plan.channels]
+    positive = [i for i, variable in enumerate(known) if variable is not None and variable.non_negative]
 
     def block(i: int) -> np.ndarray:
         time = plan.times[i]
@@ -163,7 +167,9 @@ def linear(
             residual = model.anomalies[drawn + lead] - model.predict(model.anomalies[drawn], lead)
             mean = model.season_at(np.array([time + plan.leads[j]])) + model.predict(start, lead)
             out[0, j] = (mean + residual) / model.scale
-        return out.reshape(1, len(leads), members, len(plan.channels), *plan.grid.shape)
+        fields = out.reshape(1, len(leads), members, len(plan.channels), *plan.grid.shape)
+        fields[:, :, :, positive] = np.maximum(fields[:, :, :, positive], 0)
+        return fields
 
     attrs = _attrs(plan, f"linear ({len(model.eofs)} EOFs)", training) | {
         "validation_period": format_period(validation),
