@@ -16,17 +16,16 @@ from rich.table import Column, Table
 from data_pipeline import quality, store
 from data_pipeline.grid import Grid
 from data_pipeline.ingest import AnalysisSection, SourceSection, plan, spans, step_text
+from data_pipeline.progress import table_console
 from data_pipeline.recipe import section
 from data_pipeline.schema import channels_of
 from data_pipeline.sources.files import open_ensemble, open_files
-
-PIPED_WIDTH = 120
 
 
 def show_plan(recipe: Mapping[str, Any], out: Path) -> None:
     """What an ingest would do: channels, grid, period, size, and how much of it is there."""
     planned = plan(section(recipe, "source", SourceSection), section(recipe, "analysis", AnalysisSection))
-    console, native = _console(), Grid.of(planned.source)
+    console, native = table_console(), Grid.of(planned.source)
     rows = {
         "channels": ", ".join(channel.label for channel in planned.channels),
         "source grid": str(native),
@@ -42,7 +41,7 @@ def show_plan(recipe: Mapping[str, Any], out: Path) -> None:
 
 def show_store(data: xr.Dataset, path: Path) -> None:
     """Grid, period, channels with their ranges, mapping and provenance of an analysis."""
-    console, times = _console(), pd.DatetimeIndex(data["time"].values)
+    console, times = table_console(), pd.DatetimeIndex(data["time"].values)
     attrs = data.attrs
     rows = {
         "state": _state(path),
@@ -78,7 +77,7 @@ def show_files(path: Path) -> None:
     if form == "analysis members" and n_members == 1:
         show_store(open_files(path), path)
         return
-    console, times = _console(), pd.DatetimeIndex(data["time"].values)
+    console, times = table_console(), pd.DatetimeIndex(data["time"].values)
     hours = (data["prediction_timedelta"].values / np.timedelta64(1, "h")).tolist()
     analyses = "is itself of analyses: one member, or their mean, can verify a forecast for these times, if you decide so"
     rows = {
@@ -102,14 +101,9 @@ def show_statistics(data: xr.Dataset) -> None:
     for label in data["channel"].values:
         row = data.sel(channel=label)
         table.add_row(str(label), *[_number(float(row[name])) for name in ("mean", "std", "tendency_std")])
-    console = _console()
+    console = table_console()
     console.print(table)
     console.print(f"over {data.attrs['period']}, {data.attrs['n']} stamps; area-weighted; precipitation as log(1 + x / 1 mm)")
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPED_WIDTH)
 
 
 def _state(path: Path) -> str:

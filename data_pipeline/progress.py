@@ -9,6 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 10.0
+PIPED_WIDTH = 140
+
+
+def table_console() -> Console:
+    """A console as wide as the terminal; wide enough for our tables where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPED_WIDTH)
 
 
 class ProgressDisplay:

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from rich.console import Console
 
 import models
 from data_pipeline import open_analysis, open_forecast
 from data_pipeline.ingest import ingest
-from data_pipeline.progress import ProgressDisplay
+from data_pipeline.progress import ProgressDisplay, table_console
 from data_pipeline.recipe import fingerprint, section
 from data_pipeline.statistics import Periods
 from forecast import baselines
@@ -41,7 +40,7 @@ def sample_recipe() -> dict[str, Any]:
 
 def run_demo(out: Path, members: int) -> Path:
     """Ingest, forecast, baselines, scores, report in `out`; returns the report. Prints the headline table."""
-    console, started = Console(), time.monotonic()
+    console, started = table_console(), time.monotonic()
     recipe, analysis_path = sample_recipe(), out / "analysis.zarr"
     with ProgressDisplay("ingest of the packaged planet", "stamps") as bar:
         ingest(recipe, analysis_path, progress=bar)

@@ -37,11 +37,10 @@ def verify(
     Every forecast store is read once and its score state saved as <model>.scores.zarr; a rerun reads the state. Initialisations
     inside the training or validation period of the forecast are named in red.
     """
-    from rich.console import Console
-
+    from data_pipeline.progress import table_console
     from verification.headline import parse_leads, show
 
-    console = Console()
+    console = table_console()
     chosen = parse_leads(leads) if leads else None
     places = _places([*forecasts, *(reference or [])], out)
     states = {path: _state_of(path, place, truth, skip_missing_truth, console) for path, place in places.items()}
