@@ -19,7 +19,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.recipe import Section, section
 from data_pipeline.regrid import Method, regrid
-from data_pipeline.schema import Channel, channels_of
+from data_pipeline.schema import Channel, channels_of, levels_by_name
 from data_pipeline.sources.files import expand, open_files
 from data_pipeline.variables import lookup
 
@@ -157,7 +157,7 @@ def read_block(planned: Plan, box: slice) -> xr.Dataset:
     """The planned stamps `box` in the layout of the store: float32, on the target grid; absent levels of a variable are NaN."""
     every = _levels(planned.channels)
     arrays: dict[str, xr.DataArray] = {}
-    for name, levels in _by_name(planned.channels).items():
+    for name, levels in levels_by_name(planned.channels).items():
         array = planned.source[name].isel(time=planned.positions[box])
         arrays[name] = array.sel(level=levels).reindex(level=every) if levels else array
     # together: wind components are regridded as a pair
@@ -212,7 +212,7 @@ def _template(planned: Plan) -> xr.Dataset:
         coords["level"] = ("level", np.array(levels, "int32"), {"units": "hPa", "positive": "down", "axis": "Z"})
     coords |= planned.grid.coords()
     variables: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {}
-    for name, own in _by_name(planned.channels).items():
+    for name, own in levels_by_name(planned.channels).items():
         attrs = {"units": planned.source[name].attrs.get("units")}
         known = lookup(name)
         if known is not None:
@@ -312,16 +312,6 @@ def _sizes(channels: Sequence[Channel], worst_points: int, points: int) -> tuple
     levels = max(len(_levels(channels)), 1)
     chunk = int(np.clip(CHUNK_BYTES // (4 * levels * points), 1, part))
     return chunk, part // chunk * chunk
-
-
-def _by_name(channels: Sequence[Channel]) -> dict[str, list[int]]:
-    """{variable: its levels, ascending; empty for a surface variable}."""
-    names: dict[str, list[int]] = {}
-    for channel in channels:
-        own = names.setdefault(channel.name, [])
-        if channel.level is not None:
-            own.append(channel.level)
-    return {name: sorted(levels) for name, levels in names.items()}
 
 
 def _levels(channels: Sequence[Channel]) -> list[int]:

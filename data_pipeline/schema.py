@@ -10,6 +10,7 @@ longitude 0 eastward, a regional one stays as one piece; level is in hPa, ascend
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,6 +67,16 @@ def channels_of(data: xr.Dataset) -> list[Channel]:
         levels = levels_of(array) if "level" in array.dims else [None]
         found += [Channel(str(name), level) for level in levels]
     return found
+
+
+def levels_by_name(channels: Sequence[Channel]) -> dict[str, list[int]]:
+    """{variable: its levels, ascending; empty for a surface variable}, in the order of the channels."""
+    names: dict[str, list[int]] = {}
+    for channel in channels:
+        own = names.setdefault(channel.name, [])
+        if channel.level is not None:
+            own.append(channel.level)
+    return {name: sorted(levels) for name, levels in names.items()}
 
 
 def levels_of(array: xr.DataArray) -> list[int]:

@@ -14,7 +14,7 @@ import xarray as xr
 from data_pipeline import store
 from data_pipeline.errors import GateError, InputError
 from data_pipeline.grid import Grid
-from data_pipeline.schema import FORECAST_DIMS, Channel, channels_of, stack
+from data_pipeline.schema import FORECAST_DIMS, Channel, channels_of, levels_by_name, stack
 from data_pipeline.variables import lookup
 from verification.evaluate import Accumulator, plan_for, truth_rows
 
@@ -176,7 +176,7 @@ def template(plan: ForecastPlan) -> xr.Dataset:
         **plan.grid.coords(),
     }
     variables = {}
-    for name, levels in _by_name(plan.channels).items():
+    for name, levels in levels_by_name(plan.channels).items():
         dims = [dim for dim in FORECAST_DIMS if dim != "level" or levels]
         variables[name] = (dims, _variable_attrs(name, levels))
     blank = store.blank(coords, variables)
@@ -196,7 +196,7 @@ def as_dataset(plan: ForecastPlan, fields: np.ndarray, times: np.ndarray, leads:
     }
     out = xr.Dataset(coords=coords)
     labels = [channel.label for channel in plan.channels]
-    for name, levels in _by_name(plan.channels).items():
+    for name, levels in levels_by_name(plan.channels).items():
         dims = [dim for dim in FORECAST_DIMS if dim != "level" or levels]
         if levels:
             values = np.full((*fields.shape[:3], level.size, *fields.shape[-2:]), np.nan, np.float32)
@@ -224,15 +224,6 @@ def versions() -> str:
     import torch
 
     return json.dumps({"numpy": np.__version__, "torch": torch.__version__, "threads": torch.get_num_threads()})
-
-
-def _by_name(channels: Sequence[Channel]) -> dict[str, list[int]]:
-    names: dict[str, list[int]] = {}
-    for channel in channels:
-        own = names.setdefault(channel.name, [])
-        if channel.level is not None:
-            own.append(channel.level)
-    return {name: sorted(levels) for name, levels in names.items()}
 
 
 def _level_coord(channels: Sequence[Channel]) -> dict[str, np.ndarray]:
