@@ -101,7 +101,7 @@ def select(data: xr.Dataset, channel: Channel) -> xr.DataArray:
     return array.sel(level=channel.level, drop=True)
 
 
-def stack(data: xr.Dataset, channels: list[Channel]) -> xr.DataArray:
+def stack(data: xr.Dataset, channels: Sequence[Channel]) -> xr.DataArray:
     """Fields as one array with a `channel` dim before latitude: (..., channel, latitude, longitude), lazily."""
     arrays = [select(data, channel) for channel in channels]
     index = pd.Index([channel.label for channel in channels], name="channel")

@@ -18,11 +18,11 @@ import xarray as xr
 from data_pipeline.climatology import climatological_ensemble, require_year
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from data_pipeline.schema import Channel, select
+from data_pipeline.schema import Channel, stack
 from data_pipeline.statistics import format_period, in_period
 from data_pipeline.variables import lookup
 from forecast import noise
-from forecast.sinks import ForecastPlan, template
+from forecast.plan import ForecastPlan, template
 
 HARMONICS = 4
 EOF_CANDIDATES = (5, 10, 20, 40, 80, 160)
@@ -35,7 +35,7 @@ def persistence(analysis: xr.Dataset, plan: ForecastPlan) -> xr.Dataset:
     rows = _rows(analysis, plan.times)
 
     def block(i: int) -> np.ndarray:
-        fields = _fields(analysis, plan.channels, rows[i : i + 1])
+        fields = stack(analysis.isel(time=rows[i : i + 1]), plan.channels).values
         return np.broadcast_to(fields[None, :, None], (1, plan.leads.size, 1, *fields.shape[1:]))
 
     return _lazy(single, block).assign_attrs(_attrs(plan, "persistence", None))
@@ -156,7 +156,7 @@ def linear(
 
     def block(i: int) -> np.ndarray:
         time = plan.times[i]
-        start = _fields(analysis, plan.channels, rows[i : i + 1]).reshape(1, -1) * model.scale - model.season_at(
+        start = stack(analysis.isel(time=rows[i : i + 1]), plan.channels).values.reshape(1, -1) * model.scale - model.season_at(
             plan.times[i : i + 1]
         )
         out = np.empty((1, len(leads), members, model.scale.size), np.float32)
@@ -217,16 +217,11 @@ def _rows(analysis: xr.Dataset, times: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _fields(analysis: xr.Dataset, channels: Sequence[Channel], rows: np.ndarray) -> np.ndarray:
-    chosen = analysis.isel(time=rows)
-    return np.stack([select(chosen, channel).values for channel in channels], axis=1)
-
-
 def _period_fields(analysis: xr.Dataset, channels: Sequence[Channel], period: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
     rows = np.flatnonzero(in_period(analysis["time"].values, period))
     if rows.size < 100:
         raise InputError(f"linear baseline: {rows.size} analyses in {format_period(period)}; at least 100 are needed")
-    return analysis["time"].values[rows], _fields(analysis, channels, rows).astype(np.float64)
+    return analysis["time"].values[rows], stack(analysis.isel(time=rows), channels).values.astype(np.float64)
 
 
 def _harmonics(times: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from data_pipeline.schema import channels_of, select
+from data_pipeline.schema import channels_of, stack
 from models.contract import Spec
 
 PERFECT = "perfect boundary (truth)"
@@ -65,14 +65,10 @@ class Boundary:
     def load(self, spec: Spec, init: np.datetime64, leads: np.ndarray) -> np.ndarray:
         """Normalised ring values (lead, member or 1, C, H, W) of one initialisation."""
         if self.is_forecast:
-            rows = self.data.sel(time=init, prediction_timedelta=leads)
-            fields = [
-                select(rows, channel).transpose("prediction_timedelta", "number", ...).values for channel in spec.parsed_channels
-            ]
-            return spec.normalise(np.stack(fields, axis=2))
+            rows = stack(self.data.sel(time=init, prediction_timedelta=leads), spec.parsed_channels)
+            return spec.normalise(rows.transpose("prediction_timedelta", "number", ...).values)
         index = pd.Index(self.data["time"].values).get_indexer(pd.Index(init + leads))
-        rows = self.data.isel(time=index)
-        return spec.normalise(np.stack([select(rows, channel).values for channel in spec.parsed_channels], axis=1))[:, None]
+        return spec.normalise(stack(self.data.isel(time=index), spec.parsed_channels).values)[:, None]
 
     def for_members(self, edge: np.ndarray, members: tuple[int, ...], rows: int) -> np.ndarray:
         """The ring of each member of a micro-batch of `rows`, (rows, C, H, W)."""

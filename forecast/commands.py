@@ -48,7 +48,7 @@ def forecast(
     alone; other settings at the same place are an error that shows the difference.
     """
     import models
-    from data_pipeline import open_analysis
+    from data_pipeline import open_analysis, open_forecast
     from data_pipeline.progress import ProgressDisplay
     from forecast.boundary import Boundary
     from forecast.rollout import make_plan, run
@@ -57,11 +57,11 @@ def forecast(
     generator = models.load(checkpoint or models.shipped(), device)
     data = open_analysis(analysis)
     times = _inits(data, generator.spec.frames, init, start, stop, every, count, days, generator.spec.step)
-    ringed = (
-        None
-        if boundary is None
-        else Boundary(_boundary_data(boundary, data), ring, "" if boundary == "truth" else Path(boundary).stem)
-    )
+    ringed: Boundary | None = None
+    if boundary == "truth":
+        ringed = Boundary(data, ring)
+    elif boundary is not None:
+        ringed = Boundary(open_forecast(boundary), ring, Path(boundary).stem)
     plan = make_plan(
         generator, data, times, days=days, members=members, seed=seed, boundary=ringed, name=name, noise_scale=noise_scale
     )
@@ -76,7 +76,7 @@ def forecast(
     sink = ZarrSink(target)
     try:
         with ProgressDisplay("forecast", "leads") as bar:
-            run(generator, data, plan, [sink], boundary=ringed, device=device, report=lambda step: bar(step.done, step.total))
+            run(generator, data, plan, [sink], boundary=ringed, report=lambda step: bar(step.done, step.total))
     finally:
         sink.release()
     typer.echo(f"forecast: {target}\nnext: plumecast verify {target} --truth {analysis}")
@@ -108,7 +108,8 @@ def baseline(
     from data_pipeline import open_analysis, open_forecast
     from data_pipeline.progress import ProgressDisplay
     from forecast import baselines
-    from forecast.sinks import plan_dates, plan_like, write_lazy
+    from forecast.plan import plan_dates, plan_like
+    from forecast.sinks import write_lazy
 
     data = open_analysis(analysis)
     model = open_forecast(like) if like is not None else None
@@ -166,12 +167,6 @@ def _inits(
     except ValueError as error:
         raise InputError(f"initialisations: {error}; write stamps as 2007-01-11T00, intervals as 24h") from None
     raise InputError("give --init (repeated), or --start and --stop with --every or --count")
-
-
-def _boundary_data(boundary: str, analysis: xr.Dataset) -> xr.Dataset:
-    from data_pipeline import open_forecast
-
-    return analysis if boundary == "truth" else open_forecast(Path(boundary))
 
 
 def _period(given: tuple[str, str] | None, model: xr.Dataset | None, kind: str) -> tuple[str, str]:

@@ -19,8 +19,9 @@ from data_pipeline.recipe import fingerprint, section
 from data_pipeline.statistics import Periods
 from forecast import baselines
 from forecast.initial_states import spread_evenly
+from forecast.plan import plan_like
 from forecast.rollout import make_plan, run
-from forecast.sinks import ZarrSink, plan_like
+from forecast.sinks import ZarrSink
 from verification.evaluate import evaluate, score_store
 from verification.headline import show
 from verification.report import write_report

@@ -10,21 +10,14 @@ import xarray as xr
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from data_pipeline.schema import channels_of, select
+from data_pipeline.schema import channels_of, stack
 from models.contract import Spec
 
 
 def one_analysis(analysis: xr.Dataset, spec: Spec, init: np.datetime64) -> np.ndarray:
     """Normalised input frames (F, C, H, W), oldest first; every member starts from this one analysis."""
-    stamps = frame_times(spec, init)
-    return spec.normalise(read_fields(analysis, spec, stamps))
-
-
-def read_fields(analysis: xr.Dataset, spec: Spec, stamps: np.ndarray) -> np.ndarray:
-    """Physical fields (T, C, H, W) of the spec's channels at `stamps`."""
-    rows = pd.Index(analysis["time"].values).get_indexer(pd.Index(stamps))
-    chosen = analysis.isel(time=rows)
-    return np.stack([select(chosen, channel).values for channel in spec.parsed_channels], axis=1)
+    rows = pd.Index(analysis["time"].values).get_indexer(pd.Index(frame_times(spec, init)))
+    return spec.normalise(stack(analysis.isel(time=rows), spec.parsed_channels).values)
 
 
 def frame_times(spec: Spec, init: np.datetime64) -> np.ndarray:

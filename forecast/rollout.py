@@ -1,7 +1,8 @@
-"""The roll-out: members x leads within a memory budget, each lead handed to the sinks as soon as all members have it."""
+"""The roll-out: each lead of an initialisation is handed to the sinks as soon as all members have it, and then forgotten."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,9 @@ from data_pipeline.store import version
 from forecast import noise
 from forecast.boundary import Boundary
 from forecast.initial_states import check_inputs, one_analysis
-from forecast.sinks import ForecastPlan, MemorySink, Sink, check_finite, versions
-from models.contract import Generator, Spec, flat_noise_size
+from forecast.plan import ForecastPlan
+from forecast.sinks import MemorySink, Sink, check_finite
+from models.contract import Generator, Spec, device_of, flat_noise_size
 
 BATCH_POINTS = 16384  # grid points through the network at once
 
@@ -40,9 +42,9 @@ def sample(
     times: initialisations; each needs the checkpoint's input frames in `analysis`. Member numbers start at 1; member k is the
     same whatever `members` is. Raises InputError if frames, channels or grid do not fit. For large ones: `run`, a ZarrSink.
     """
+    plan = make_plan(generator, analysis, times, days=days, members=members, seed=seed, boundary=boundary)
     sink = MemorySink()
-    run(generator, analysis, make_plan(generator, analysis, times, days=days, members=members, seed=seed, boundary=boundary),
-        [sink], boundary=boundary)  # fmt: skip
+    run(generator, analysis, plan, [sink], boundary=boundary)
     return sink.dataset
 
 
@@ -67,9 +69,9 @@ def make_plan(
         boundary.check(spec, inits, leads)
     attrs = {
         "model": name or f"{spec.family} {spec.options.get('preset', '')}".strip(),
-        "checkpoint_sha256": getattr(generator, "sha256", ""),
+        "checkpoint_sha256": generator.sha256,
         "seed": seed,
-        "noise_scale": _provenance(generator).get("noise_scale", 1.0) if noise_scale is None else noise_scale,
+        "noise_scale": generator.provenance.get("noise_scale", 1.0) if noise_scale is None else noise_scale,
         "initial_state": "one analysis, all members alike",
         "boundary": boundary.name if boundary is not None else "none",
         "training_period": spec.training_period,
@@ -77,22 +79,25 @@ def make_plan(
         "source": str(analysis.attrs.get("source", "")),
         "source_recipe_hash": str(analysis.attrs.get("recipe_hash", "")),
         "micro_batch": micro_batch(spec),
-        "versions": versions(),
+        "versions": _versions(),
         "plumecast_version": version(),
     }
     return ForecastPlan(inits, leads, tuple(range(1, members + 1)), tuple(spec.parsed_channels), spec.grid, attrs)
 
 
-def _provenance(generator: Generator) -> dict[str, Any]:
-    return getattr(generator, "provenance", {})
+def _versions() -> str:
+    """Versions that decide the numbers of a forecast, as JSON."""
+    return json.dumps({"numpy": np.__version__, "torch": torch.__version__, "threads": torch.get_num_threads()})
 
 
 @torch.inference_mode()
 def run(
     generator: Generator, analysis: xr.Dataset, plan: ForecastPlan, sinks: Sequence[Sink], *, boundary: Boundary | None = None,
-    device: str = "cpu", report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[Progress], None] = lambda progress: None,
 ) -> None:  # fmt: skip
-    """Make the forecast of `plan` and feed it to `sinks`. Initialisations that every sink already holds are skipped.
+    """Make the forecast of `plan`, where the generator's weights lie, and feed it to `sinks`.
+
+    Initialisations that every sink already holds are skipped.
 
     Memory: the states of one initialisation's members and one lead of fields. Raises GateError if a field is not finite.
     """
@@ -102,7 +107,7 @@ def run(
     todo = [time for time in plan.times if time not in held]
     total, done = plan.times.size * plan.leads.size, (plan.times.size - len(todo)) * plan.leads.size
     for time in todo:
-        members = _Members(generator, plan, time, one_analysis(analysis, spec, time), device)
+        members = _Members(generator, plan, time, one_analysis(analysis, spec, time))
         edge = boundary.load(spec, time, plan.leads) if boundary is not None else None
         for k, lead in enumerate(plan.leads):
             members.step(k + 1, forcings.at(time + lead), None if edge is None else edge[k], boundary)
@@ -124,13 +129,13 @@ def micro_batch(spec: Spec) -> int:
 class _Members:
     """The states of all members of one initialisation, in micro-batches of one size; the last one is padded with idle rows."""
 
-    def __init__(self, generator: Generator, plan: ForecastPlan, time: np.datetime64, frames: np.ndarray, device: str) -> None:
-        self.generator, self.plan, self.time, self.device = generator, plan, time, device
+    def __init__(self, generator: Generator, plan: ForecastPlan, time: np.datetime64, frames: np.ndarray) -> None:
+        self.generator, self.plan, self.time, self.device = generator, plan, time, device_of(generator)
         self.noise_size = flat_noise_size(generator.noise_shapes())
         self.rows = micro_batch(generator.spec)
         self.batches = [plan.members[i : i + self.rows] for i in range(0, len(plan.members), self.rows)]
-        start = torch.from_numpy(frames).to(device).expand(self.rows, *frames.shape)
-        still = torch.zeros(self.rows, generator.spec.n_planes, *plan.grid.shape, device=device)
+        start = torch.from_numpy(frames).to(self.device).expand(self.rows, *frames.shape)
+        still = torch.zeros(self.rows, generator.spec.n_planes, *plan.grid.shape, device=self.device)
         self.states = [generator.initial(start, still, self._noise(batch, 0)) for batch in self.batches]
 
     def step(self, k: int, planes: np.ndarray, edge: np.ndarray | None, boundary: Boundary | None) -> None:

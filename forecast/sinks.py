@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import xarray as xr
 
 from data_pipeline import store
-from data_pipeline.errors import GateError, InputError
-from data_pipeline.grid import Grid
-from data_pipeline.schema import FORECAST_DIMS, Channel, channels_of, levels_by_name, stack
-from data_pipeline.variables import lookup
+from data_pipeline.errors import GateError
+from data_pipeline.schema import Channel, stack
+from forecast.plan import ForecastPlan, as_dataset, plan_of, template
 from verification.evaluate import Accumulator, plan_for, truth_rows
 
 BUFFER_BYTES = 96 << 20  # leads gathered before a chunk is written
-
-
-@dataclass(frozen=True)
-class ForecastPlan:
-    """What a roll-out will make. times (init), leads: datetime64 and timedelta64; members: their numbers; channels in order."""
-
-    times: np.ndarray
-    leads: np.ndarray
-    members: tuple[int, ...]
-    channels: tuple[Channel, ...]
-    grid: Grid
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def lead_bytes(self) -> int:
-        """Bytes of one lead of one initialisation, all members."""
-        return len(self.members) * len(self.channels) * int(np.prod(self.grid.shape)) * 4
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of everything, uncompressed."""
-        return self.lead_bytes * self.times.size * self.leads.size
 
 
 class Sink(Protocol):
@@ -144,10 +119,7 @@ class ScoreSink:
 
     def take(self, time: np.datetime64, lead: np.timedelta64, fields: np.ndarray) -> None:
         row = self._rows[np.flatnonzero(self.plan.times == time)[0], np.flatnonzero(self.plan.leads == lead)[0]]
-        observed = self.truth.isel(time=row)
-        truth = np.stack(
-            [observed[c.name].values if c.level is None else observed[c.name].sel(level=c.level).values for c in self._channels]
-        )
+        truth = stack(self.truth.isel(time=row), self._channels).values
         self._accumulator.add(time, lead, fields[:, self._columns], truth)
 
     def close(self) -> None:
@@ -166,104 +138,9 @@ def check_finite(plan: ForecastPlan, time: np.datetime64, lead: np.timedelta64, 
         )
 
 
-def template(plan: ForecastPlan) -> xr.Dataset:
-    """An empty forecast in the schema, taking no memory."""
-    coords = {
-        "time": plan.times,
-        "prediction_timedelta": plan.leads.astype("timedelta64[ns]"),
-        "number": np.array(plan.members),
-        **_level_coord(plan.channels),
-        **plan.grid.coords(),
-    }
-    variables = {}
-    for name, levels in levels_by_name(plan.channels).items():
-        dims = [dim for dim in FORECAST_DIMS if dim != "level" or levels]
-        variables[name] = (dims, _variable_attrs(name, levels))
-    blank = store.blank(coords, variables)
-    valid = blank["time"].values[:, None] + blank["prediction_timedelta"].values[None, :]
-    return blank.assign_coords(valid_time=(("time", "prediction_timedelta"), valid))
-
-
-def as_dataset(plan: ForecastPlan, fields: np.ndarray, times: np.ndarray, leads: np.ndarray) -> xr.Dataset:
-    """Fields (time, lead, member, channel, latitude, longitude) as a dataset in the schema; levels a variable lacks are NaN."""
-    level = _level_coord(plan.channels).get("level", np.array([], int))
-    coords = {
-        "time": times,
-        "prediction_timedelta": leads.astype("timedelta64[ns]"),
-        "number": np.array(plan.members),
-        **_level_coord(plan.channels),
-        **plan.grid.coords(),
-    }
-    out = xr.Dataset(coords=coords)
-    labels = [channel.label for channel in plan.channels]
-    for name, levels in levels_by_name(plan.channels).items():
-        dims = [dim for dim in FORECAST_DIMS if dim != "level" or levels]
-        if levels:
-            values = np.full((*fields.shape[:3], level.size, *fields.shape[-2:]), np.nan, np.float32)
-            for own in levels:
-                values[:, :, :, list(level).index(own)] = fields[:, :, :, labels.index(Channel(name, own).label)]
-        else:
-            values = fields[:, :, :, labels.index(name)]
-        out[name] = (dims, values, _variable_attrs(name, levels))
-    return out.assign_coords(valid_time=(("time", "prediction_timedelta"), times[:, None] + leads[None, :]))
-
-
-def _plan_of(forecast: xr.Dataset) -> ForecastPlan:
-    return ForecastPlan(
-        times=forecast["time"].values,
-        leads=forecast["prediction_timedelta"].values,
-        members=tuple(int(number) for number in forecast["number"].values),
-        channels=tuple(channels_of(forecast)),
-        grid=Grid.of(forecast),
-        attrs=forecast.attrs,
-    )
-
-
-def versions() -> str:
-    """Versions that decide the numbers of a forecast, as JSON."""
-    import torch
-
-    return json.dumps({"numpy": np.__version__, "torch": torch.__version__, "threads": torch.get_num_threads()})
-
-
-def _level_coord(channels: Sequence[Channel]) -> dict[str, np.ndarray]:
-    levels = sorted({channel.level for channel in channels if channel.level is not None})
-    return {"level": np.array(levels)} if levels else {}
-
-
-def _variable_attrs(name: str, levels: Sequence[int]) -> dict[str, Any]:
-    variable = lookup(name)
-    attrs: dict[str, Any] = {"units": variable.units, "long_name": variable.long_name} if variable is not None else {}
-    return {**attrs, "levels_available": list(levels)} if levels else attrs
-
-
-def plan_like(forecast: xr.Dataset, analysis: xr.Dataset) -> ForecastPlan:
-    """The plan of a stored forecast: its initialisations, leads and those of its channels that the analysis has."""
-    have = {channel.label for channel in channels_of(analysis)}
-    channels = tuple(channel for channel in channels_of(forecast) if channel.label in have)
-    attrs = {key: forecast.attrs[key] for key in ("source", "source_recipe_hash") if key in forecast.attrs}
-    return replace(_plan_of(forecast), channels=channels, attrs={**attrs, "plumecast_version": store.version()})
-
-
-def plan_dates(analysis: xr.Dataset, times: np.ndarray, days: float) -> ForecastPlan:
-    """A plan of all channels of an analysis at its own step. Raises InputError for dates that the analysis does not have."""
-    held = analysis["time"].values
-    gone = np.setdiff1d(times, held)
-    if gone.size or not times.size:
-        first = f", first {np.datetime_as_string(gone[0], 'h')}" if gone.size else ""
-        raise InputError(
-            f"{gone.size} of {times.size} initialisations are not in the analysis{first}; it has "
-            f"{np.datetime_as_string(held[0], 'h')} to {np.datetime_as_string(held[-1], 'h')}"
-        )
-    step = np.diff(held).min()
-    leads = step * np.arange(1, int(np.timedelta64(round(days * 24), "h") / step) + 1)
-    attrs = {"source": analysis.attrs.get("source", ""), "plumecast_version": store.version()}
-    return ForecastPlan(times, leads, (1,), tuple(channels_of(analysis)), Grid.of(analysis), attrs)
-
-
 def write_lazy(forecast: xr.Dataset, path: str | Path, report: Callable[[int, int], None] = lambda done, total: None) -> None:
     """Write a lazy dataset in the forecast schema as a store, one initialisation at a time; resumable like any forecast."""
-    plan = _plan_of(forecast)
+    plan = plan_of(forecast)
     sink = ZarrSink(path)
     try:
         held = sink.open(plan)

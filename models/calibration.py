@@ -6,14 +6,13 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 
 from data_pipeline.batches import Samples
 from data_pipeline.errors import InputError
 from data_pipeline.forcings import Forcings, standardised_static
 from models.checkpoint import load, read_tensors, write_tensors
-from models.validation import Validation, validate
+from models.validation import Validation, validate, validation_starts
 
 SCALES = (0.9, 1.0, 1.1, 1.2, 1.3)
 
@@ -41,11 +40,8 @@ def calibrate(
         raise InputError(f"{checkpoint} names no validation period; its noise scale cannot be chosen honestly")
     moments = xr.Dataset({"mean": ("channel", list(spec.mean)), "std": ("channel", list(spec.std))})
     forcings = Forcings(spec.forcings, spec.grid, spec.step, standardised_static(analysis, spec.forcings))
-    samples = Samples(
-        analysis, spec.parsed_channels, moments, forcings, (first, last), step=spec.step, frames=spec.frames
-    )  # fmt: skip
-    starts = samples.starts(steps)
-    chosen = starts[np.linspace(0, len(starts) - 1, min(inits, len(starts))).astype(int)]
+    samples = Samples(analysis, spec.parsed_channels, moments, forcings, (first, last), step=spec.step, frames=spec.frames)
+    chosen = validation_starts(samples, steps, inits)
     scores: dict[float, float] = {}
     for scale in scales:
         measured = validate(generator, samples, chosen, members, steps, seed, scale)

@@ -119,6 +119,8 @@ class Generator(Protocol):
     """What every family implements, and all that the engine may call. A State is opaque to the engine."""
 
     spec: Spec
+    provenance: dict[str, Any]  # of the checkpoint; empty for an untrained one
+    sha256: str
 
     def noise_shapes(self) -> dict[str, tuple[int, ...]]:
         """Per member: the shape of the noise that `initial` and `step` need (standard normal)."""
@@ -137,6 +139,11 @@ class Generator(Protocol):
 
     def loss(self, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
         """Differentiable loss; noise (members, B, rollout + 1, n): one draw for `initial` and one a step."""
+
+
+def device_of(generator: Generator) -> torch.device:
+    """Where the generator's weights lie."""
+    return next(generator.parameters()).device  # type: ignore[attr-defined]
 
 
 def flat_noise_size(shapes: dict[str, tuple[int, ...]]) -> int:

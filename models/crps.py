@@ -66,12 +66,12 @@ class CrpsGenerator(nn.Module):
     carried: Tensor
     scale: Tensor
     loss_weight: Tensor
-    provenance: dict[str, Any]
-    sha256: str
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
+        self.provenance: dict[str, Any] = {}
+        self.sha256 = ""
         options = CrpsOptions.model_validate(spec.options).resolved()
         assert options.widths is not None
         assert options.blocks is not None

@@ -20,7 +20,7 @@ from data_pipeline.schema import channels_of
 from data_pipeline.statistics import Periods, format_period
 from models.contract import Spec
 from models.crps import CrpsOptions
-from models.training import Progress, TrainingOptions, make_spec, train
+from models.training import Progress, TrainingOptions, train
 
 
 class ModelOptions(Section):
@@ -45,6 +45,27 @@ class ModelOptions(Section):
     def step_hours(self) -> int:
         """The step in hours."""
         return int(pd.Timedelta(self.step) / pd.Timedelta("1h"))
+
+
+def make_spec(
+    analysis: xr.Dataset, statistics: xr.Dataset, *, family: str, diagnostic: tuple[str, ...], forcings: tuple[str, ...],
+    step_hours: int, frames: int, training_period: str, validation_period: str, options: dict[str, Any],
+) -> Spec:  # fmt: skip
+    """The Spec of a new model from an analysis, its statistics and the recipe."""
+    labels = tuple(str(label) for label in statistics["channel"].values)
+    unknown = [label for label in diagnostic if label not in labels]
+    if unknown:
+        raise InputError(f"model.diagnostic names {', '.join(unknown)}; the channels are {', '.join(labels)}")
+
+    def numbers(name: str) -> tuple[float, ...]:
+        return tuple(float(value) for value in statistics[name].values)
+
+    return Spec(
+        family=family, channels=labels, diagnostic=diagnostic, forcings=forcings,
+        latitude=tuple(map(float, analysis["latitude"].values)), longitude=tuple(map(float, analysis["longitude"].values)),
+        step_hours=step_hours, frames=frames, mean=numbers("mean"), std=numbers("std"), tendency_std=numbers("tendency_std"),
+        training_period=training_period, validation_period=validation_period, options=options,
+    )  # fmt: skip
 
 
 def plan_training(recipe: Mapping[str, Any], analysis: xr.Dataset) -> tuple[Spec, TrainingOptions, Samples, Samples]:

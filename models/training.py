@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import xarray as xr
 from pydantic import Field
 from torch import Tensor
 
@@ -25,7 +24,8 @@ from data_pipeline.errors import GateError, InputError
 from data_pipeline.recipe import Section, differences, fingerprint
 from models.checkpoint import build, load, read_tensors, save, write_tensors
 from models.contract import Sample, Spec, Stage, flat_noise_size
-from models.validation import Validation, validate
+from models.crps import CrpsGenerator
+from models.validation import Validation, validate, validation_starts
 
 MAX_SKIPPED = 20  # non-finite updates in a row before the run is given up
 
@@ -99,8 +99,7 @@ def train(
     """
     run = _Run(spec, options, out, device, dict(provenance))
     size, total = flat_noise_size(run.model.noise_shapes()), sum(stage.iterations for stage in options.stages)
-    starts = validation.starts(options.validation_steps)
-    chosen = starts[np.linspace(0, len(starts) - 1, min(options.validation_inits, len(starts))).astype(int)]
+    chosen = validation_starts(validation, options.validation_steps, options.validation_inits)
     skipped = 0
     clock, clock_iteration = time.monotonic(), run.iteration
     for k, stage, position, batch in _plan(options, training, run.iteration):
@@ -199,7 +198,9 @@ class _Run:
         self.checkpoint, self.folder = out / "checkpoint.safetensors", out / "training"
         self.model = build(spec).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         if options.initial:
-            self.model.load_state_dict(_fitting(options.initial, spec))
+            initial = _fitting(options.initial, spec)
+            self.model.load_state_dict(initial.state_dict())
+            self.provenance["initial"] = {"sha256": initial.sha256, **initial.provenance}
         self.averaged = copy.deepcopy(self.model).eval()
         self.optimizer = torch.optim.AdamW(self._groups(), lr=1e-3, betas=options.betas)
         self.iteration, self.best = 0, math.inf
@@ -239,12 +240,13 @@ class _Run:
 
     def _groups(self) -> list[dict[str, Any]]:
         """Weight decay for matrices and kernels only: on the noise maps' biases and gains it would put the noise to sleep."""
-        parameters = list(self.model.named_parameters())
-        decayed = [value for name, value in parameters if value.dim() > 1 and "to_local" not in name and "position" not in name]
-        rest = [
-            value for name, value in parameters if not (value.dim() > 1 and "to_local" not in name and "position" not in name)
+        groups: dict[bool, list[Tensor]] = {True: [], False: []}
+        for name, value in self.model.named_parameters():
+            groups[value.dim() > 1 and "to_local" not in name and "position" not in name].append(value)
+        return [
+            {"params": groups[True], "weight_decay": self.options.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
         ]
-        return [{"params": decayed, "weight_decay": self.options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
     def _save_state(self) -> None:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
@@ -278,38 +280,18 @@ class _Run:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
 
-def _fitting(path: str, spec: Spec) -> dict[str, Tensor]:
-    """The weights of a checkpoint with the same channels, grid, normalisation and network; InputError otherwise."""
+def _fitting(path: str, spec: Spec) -> CrpsGenerator:
+    """The generator of a checkpoint with this very spec, InputError otherwise.
+
+    The periods must be equal too: a checkpoint has to name every year that its weights have seen.
+    """
     other = load(path)
-    theirs, ours = (
-        {key: value for key, value in each.as_dict().items() if not key.endswith("_period")} for each in (other.spec, spec)
-    )
-    if fingerprint(theirs) != fingerprint(ours):
-        changed = "\n".join(f"  - {line}" for line in differences(theirs, ours))
+    theirs, ours = (json.loads(json.dumps(each.as_dict())) for each in (other.spec, spec))  # a list is a tuple in a file
+    changed = "\n".join(f"  - {line}" for line in differences(theirs, ours))
+    if changed:
         raise InputError(f"training.initial {path} does not fit this recipe:\n{changed}")
-    return dict(other.state_dict())
+    return other
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def make_spec(
-    analysis: xr.Dataset, statistics: xr.Dataset, *, family: str, diagnostic: tuple[str, ...], forcings: tuple[str, ...],
-    step_hours: int, frames: int, training_period: str, validation_period: str, options: dict[str, Any],
-) -> Spec:  # fmt: skip
-    """The Spec of a new model from an analysis, its statistics and the recipe."""
-    labels = tuple(str(label) for label in statistics["channel"].values)
-    unknown = [label for label in diagnostic if label not in labels]
-    if unknown:
-        raise InputError(f"model.diagnostic names {', '.join(unknown)}; the channels are {', '.join(labels)}")
-
-    def numbers(name: str) -> tuple[float, ...]:
-        return tuple(float(value) for value in statistics[name].values)
-
-    return Spec(
-        family=family, channels=labels, diagnostic=diagnostic, forcings=forcings,
-        latitude=tuple(map(float, analysis["latitude"].values)), longitude=tuple(map(float, analysis["longitude"].values)),
-        step_hours=step_hours, frames=frames, mean=numbers("mean"), std=numbers("std"), tendency_std=numbers("tendency_std"),
-        training_period=training_period, validation_period=validation_period, options=options,
-    )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from data_pipeline.batches import Samples
-from models.contract import Generator, flat_noise_size
+from models.contract import Generator, device_of, flat_noise_size
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,12 @@ class Validation:
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
+
+
+def validation_starts(samples: Samples, steps: int, count: int) -> np.ndarray:
+    """`count` starts (fewer if there are fewer) spread evenly over the samples from which `steps` steps can be scored."""
+    starts = samples.starts(steps)
+    return starts[np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)]
 
 
 @torch.no_grad()
@@ -41,7 +47,7 @@ def validate(
     Means are area-weighted; variance and squared error are averaged over space and dates before the ratio.
     """
     spec = generator.spec
-    device = next(generator.parameters()).device  # type: ignore[attr-defined]
+    device = device_of(generator)
     weight = torch.tensor(spec.grid.area_weights, device=device, dtype=torch.float32)
     unit = torch.tensor(np.array(spec.std) / np.array(spec.tendency_std), device=device, dtype=torch.float32)
     size = flat_noise_size(generator.noise_shapes())

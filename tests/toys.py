@@ -17,7 +17,7 @@ from data_pipeline.statistics import format_period
 from models.checkpoint import build
 from models.contract import Spec
 from models.crps import CrpsGenerator
-from models.training import make_spec
+from models.recipe import make_spec
 
 GLOBE = Grid.named("16x8")
 REGION = Grid(np.arange(36.0, 45.1, 1.0), np.arange(-4.0, 6.6, 1.0))  # 10 x 11: neither can be halved twice

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 from data_pipeline import open_forecast
 from data_pipeline.errors import InputError, NotReadyError
 from data_pipeline.store import verify_store
-from tests import toys
+from tests.children import contents, start
 
 pytestmark = pytest.mark.campaign
 
@@ -36,26 +34,8 @@ print("done", flush=True)
 """
 
 
-def start(out: Path) -> subprocess.Popen[str]:
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(out)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(toys.__file__).parents[1],
-        env=environment,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    return child
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-
-
 def test_killed_at_random_moments_and_resumed_it_gives_the_same_bytes(tmp_path: Path) -> None:
-    with start(tmp_path / "whole.zarr") as child:
+    with start(CHILD, str(tmp_path / "whole.zarr")) as child:
         began = time.monotonic()
         assert child.wait() == 0
         seconds = time.monotonic() - began
@@ -64,14 +44,14 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bytes(tmp_path: 
     unfinished = 0
     for number in range(KILLS):
         out = tmp_path / f"killed_{number}.zarr"
-        with start(out) as child:
+        with start(CHILD, str(out)) as child:
             time.sleep(draws.uniform(0, seconds))
             child.kill()
         if not out.exists():
             with pytest.raises((InputError, NotReadyError)):
                 open_forecast(out)
             unfinished += 1
-        with start(out) as child:
+        with start(CHILD, str(out)) as child:
             assert child.wait() == 0
         assert verify_store(out) == []
         assert contents(out) == reference

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import xarray as xr
 from data_pipeline import store
 from data_pipeline.errors import InputError, NotReadyError
 from data_pipeline.grid import Grid
+from tests.children import contents, start
 
 pytestmark = pytest.mark.campaign
 
@@ -54,18 +53,6 @@ def recipe(tmp_path: Path) -> dict[str, Any]:
     return {"name": "job", "source": source, "analysis": {"channels": channels, "step": "12h", "grid": "32x16"}}
 
 
-def start(recipe: dict[str, Any], out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD, json.dumps(recipe), str(out)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(store.__file__).parents[1])
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    return child
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-
-
 def check_state(path: Path) -> str:
     """The store is absent, unfinished and refused, or whole."""
     if path.exists():
@@ -77,7 +64,7 @@ def check_state(path: Path) -> str:
 
 
 def test_killed_at_random_moments_and_resumed_it_gives_the_same_bytes(recipe: dict[str, Any], tmp_path: Path) -> None:
-    with start(recipe, tmp_path / "reference.zarr") as child:
+    with start(CHILD, json.dumps(recipe), str(tmp_path / "reference.zarr")) as child:
         began = time.monotonic()
         assert child.wait() == 0
         seconds = time.monotonic() - began
@@ -86,11 +73,11 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bytes(recipe: di
     states = []
     for number in range(KILLS):
         out = tmp_path / f"killed_{number}.zarr"
-        with start(recipe, out) as child:
+        with start(CHILD, json.dumps(recipe), str(out)) as child:
             time.sleep(draws.uniform(0, seconds))
             child.kill()
         states.append(check_state(out))
-        with start(recipe, out) as child:
+        with start(CHILD, json.dumps(recipe), str(out)) as child:
             assert child.wait() == 0
         assert check_state(out) == "whole"
         assert contents(out) == reference
@@ -100,13 +87,13 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bytes(recipe: di
 
 
 def test_killed_again_and_again_it_still_ends_with_the_same_bytes(recipe: dict[str, Any], tmp_path: Path) -> None:
-    with start(recipe, tmp_path / "reference.zarr") as child:
+    with start(CHILD, json.dumps(recipe), str(tmp_path / "reference.zarr")) as child:
         began = time.monotonic()
         assert child.wait() == 0
         seconds = time.monotonic() - began
     out, progress = tmp_path / "killed.zarr", []
     for _ in range(100):
-        with start(recipe, out) as child:
+        with start(CHILD, json.dumps(recipe), str(out)) as child:
             time.sleep(0.5 * seconds)
             child.kill()
         if check_state(out) == "whole":

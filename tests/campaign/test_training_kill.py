@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 
 from models.checkpoint import load
-from tests import toys
+from tests.children import start
 
 pytestmark = pytest.mark.campaign
 
@@ -40,22 +38,8 @@ print("done", flush=True)
 """
 
 
-def start(out: Path) -> subprocess.Popen[str]:
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(out)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(toys.__file__).parents[1],
-        env=environment,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    return child
-
-
 def test_killed_at_random_moments_and_resumed_it_gives_the_same_bytes(tmp_path: Path) -> None:
-    with start(tmp_path / "whole") as child:
+    with start(CHILD, str(tmp_path / "whole")) as child:
         began = time.monotonic()
         assert child.wait() == 0
         seconds = time.monotonic() - began
@@ -64,7 +48,7 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bytes(tmp_path: 
     draws = np.random.default_rng(int(os.environ.get("PLUMECAST_SEED", "1")))
     out, interrupted = tmp_path / "killed", 0
     for number in range(KILLS):
-        with start(out) as child:
+        with start(CHILD, str(out)) as child:
             time.sleep(draws.uniform(0, 0.8 * seconds))
             interrupted += child.poll() is None
             child.kill()
@@ -72,7 +56,7 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bytes(tmp_path: 
             load(out / "checkpoint.safetensors")  # whole, whatever the moment
         if number % 2:  # every second one is killed once more before it may finish
             continue
-        with start(out) as child:
+        with start(CHILD, str(out)) as child:
             assert child.wait() == 0
         assert {name: (out / name).read_bytes() for name in files} == reference
         out = tmp_path / f"killed_{number}"

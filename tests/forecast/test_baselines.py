@@ -13,7 +13,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel, channels_of, select, validate
 from forecast import baselines
-from forecast.sinks import ForecastPlan, plan_dates
+from forecast.plan import ForecastPlan, plan_dates
 from tests.toys import as_analysis, weather
 
 GRID = Grid.named("8x4")

@@ -10,8 +10,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import select
 from forecast.boundary import PERFECT, Boundary
+from forecast.plan import ForecastPlan, as_dataset
 from forecast.rollout import sample
-from forecast.sinks import ForecastPlan, as_dataset
 from models.contract import Spec
 from tests.toys import GLOBE, REGION, network, spec_of, weather
 

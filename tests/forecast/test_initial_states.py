@@ -8,8 +8,8 @@ import xarray as xr
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from data_pipeline.schema import select
-from forecast.initial_states import check_inputs, frame_times, one_analysis, read_fields, spread_evenly
+from data_pipeline.schema import select, stack
+from forecast.initial_states import check_inputs, frame_times, one_analysis, spread_evenly
 from models.contract import Spec
 from tests.toys import GLOBE, period, spec_of, weather
 
@@ -49,7 +49,7 @@ def test_frames_are_the_normalised_analyses_oldest_first(analysis: xr.Dataset, s
 
 
 def test_fields_are_read_at_any_stamps_in_physical_units(analysis: xr.Dataset, spec: Spec) -> None:
-    fields = read_fields(analysis.chunk(time=7), spec, START + STEP * np.array([30, 2]))
+    fields = stack(analysis.chunk(time=7).isel(time=[30, 2]), spec.parsed_channels).values
     for column, channel in enumerate(spec.parsed_channels):
         np.testing.assert_array_equal(fields[:, column], select(analysis, channel).values[[30, 2]])
 

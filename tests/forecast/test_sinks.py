@@ -13,9 +13,11 @@ import xarray as xr
 import forecast
 from data_pipeline import open_forecast
 from data_pipeline.errors import InputError, NotReadyError
-from data_pipeline.schema import validate
+from data_pipeline.grid import Grid
+from data_pipeline.schema import Channel, channels_of, validate
 from forecast import baselines, sinks
-from forecast.sinks import ForecastPlan, MemorySink, ScoreSink, ZarrSink, plan_dates, plan_like, write_lazy
+from forecast.plan import ForecastPlan, plan_dates, plan_like
+from forecast.sinks import MemorySink, ScoreSink, ZarrSink, write_lazy
 from models.crps import CrpsGenerator
 from tests.toys import network, spec_of, weather
 from verification.evaluate import evaluate
@@ -162,16 +164,16 @@ def test_a_lazy_forecast_is_written_as_it_is(
 
 
 def test_levels_that_a_variable_lacks_stay_missing_and_unnamed(tmp_path: Path) -> None:
-    channels = tuple(sinks.Channel.parse(label) for label in ("geopotential_500", "temperature_850", "temperature_500"))
+    channels = tuple(Channel.parse(label) for label in ("geopotential_500", "temperature_850", "temperature_500"))
     time = np.array(["2001-01-01"], "datetime64[ns]")
-    grid = sinks.Grid.named("8x4")
+    grid = Grid.named("8x4")
     plan = ForecastPlan(time, np.array([12], "timedelta64[h]"), (1,), channels, grid, {"model": "m"})
     sink = MemorySink()
     sink.open(plan)
     sink.take(time[0], plan.leads[0], np.arange(3.0)[None, :, None, None] * np.ones((1, 3, 4, 8)))
     sink.close()
     validate(sink.dataset, "forecast")
-    assert sinks.channels_of(sink.dataset) == [channels[0], channels[2], channels[1]]
+    assert channels_of(sink.dataset) == [channels[0], channels[2], channels[1]]
     assert sink.dataset["geopotential"].sel(level=850).isnull().all()
     assert (sink.dataset["temperature"].sel(level=850) == 1).all()
     assert (sink.dataset["temperature"].sel(level=500) == 2).all()

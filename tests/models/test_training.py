@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +271,23 @@ def test_it_learns_the_spread_of_a_known_gaussian_world(tmp_path: Path) -> None:
     assert found["ssr"][0][0] == pytest.approx(1, abs=0.2)
     best = 0.8 / math.sqrt(math.pi) * 5 * float((pattern * GLOBE.area_weights).mean()) / spec.tendency_std[0]
     assert found["crps"][0] < 1.15 * best
+
+
+def test_fine_tuning_starts_from_the_weights_of_the_checkpoint_and_names_it(data: xr.Dataset, spec: Spec, tmp_path: Path) -> None:
+    first = run(data, spec, options(), tmp_path / "first")
+    still = [{"name": "still", "iterations": 2, "batch": 2, "rate": 1e-30, "final_rate": 1e-30}]
+    second = run(data, spec, options(stages=still, initial=str(first)), tmp_path / "second")
+    weights, tuned = read_tensors(first)[1], read_tensors(second)[1]
+    assert weights.keys() == tuned.keys()
+    assert all(torch.equal(weights[name], tuned[name]) for name in weights)
+    assert load(second).provenance["initial"]["sha256"] == load(first).sha256
+
+
+def test_fine_tuning_on_other_periods_is_refused_because_the_checkpoint_would_forget_years_it_has_seen(
+    data: xr.Dataset, spec: Spec, tmp_path: Path
+) -> None:
+    first = run(data, spec, options(), tmp_path / "first")
+    later = replace(spec, training_period="2001-01-05T00/2001-01-30T12")
+    with pytest.raises(InputError, match=r"does not fit this recipe:\n  - training_period: '2001-01-01T00"):
+        run(data, later, options(initial=str(first)), tmp_path / "second")
+    assert not (tmp_path / "second").exists()

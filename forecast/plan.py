@@ -1,0 +1,118 @@
+"""The plan of a forecast: initialisations, leads, members, channels; and its form in the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from data_pipeline import store
+from data_pipeline.errors import InputError
+from data_pipeline.grid import Grid
+from data_pipeline.schema import FORECAST_DIMS, Channel, channels_of, levels_by_name
+from data_pipeline.variables import lookup
+
+
+@dataclass(frozen=True)
+class ForecastPlan:
+    """What a roll-out will make. times (init), leads: datetime64 and timedelta64; members: their numbers; channels in order."""
+
+    times: np.ndarray
+    leads: np.ndarray
+    members: tuple[int, ...]
+    channels: tuple[Channel, ...]
+    grid: Grid
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lead_bytes(self) -> int:
+        """Bytes of one lead of one initialisation, all members."""
+        return len(self.members) * len(self.channels) * int(np.prod(self.grid.shape)) * 4
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of everything, uncompressed."""
+        return self.lead_bytes * self.times.size * self.leads.size
+
+
+def plan_of(forecast: xr.Dataset) -> ForecastPlan:
+    """The plan that a forecast in the schema carries out."""
+    return ForecastPlan(
+        times=forecast["time"].values,
+        leads=forecast["prediction_timedelta"].values,
+        members=tuple(int(number) for number in forecast["number"].values),
+        channels=tuple(channels_of(forecast)),
+        grid=Grid.of(forecast),
+        attrs=forecast.attrs,
+    )
+
+
+def plan_like(forecast: xr.Dataset, analysis: xr.Dataset) -> ForecastPlan:
+    """The plan of a stored forecast: its initialisations, leads and those of its channels that the analysis has."""
+    have = {channel.label for channel in channels_of(analysis)}
+    channels = tuple(channel for channel in channels_of(forecast) if channel.label in have)
+    attrs = {key: forecast.attrs[key] for key in ("source", "source_recipe_hash") if key in forecast.attrs}
+    return replace(plan_of(forecast), channels=channels, attrs={**attrs, "plumecast_version": store.version()})
+
+
+def plan_dates(analysis: xr.Dataset, times: np.ndarray, days: float) -> ForecastPlan:
+    """A plan of all channels of an analysis at its own step. Raises InputError for dates that the analysis does not have."""
+    held = analysis["time"].values
+    gone = np.setdiff1d(times, held)
+    if gone.size or not times.size:
+        first = f", first {np.datetime_as_string(gone[0], 'h')}" if gone.size else ""
+        raise InputError(
+            f"{gone.size} of {times.size} initialisations are not in the analysis{first}; it has "
+            f"{np.datetime_as_string(held[0], 'h')} to {np.datetime_as_string(held[-1], 'h')}"
+        )
+    step = np.diff(held).min()
+    leads = step * np.arange(1, int(np.timedelta64(round(days * 24), "h") / step) + 1)
+    attrs = {"source": analysis.attrs.get("source", ""), "plumecast_version": store.version()}
+    return ForecastPlan(times, leads, (1,), tuple(channels_of(analysis)), Grid.of(analysis), attrs)
+
+
+def template(plan: ForecastPlan) -> xr.Dataset:
+    """An empty forecast in the schema, taking no memory."""
+    variables = {}
+    for name, levels in levels_by_name(plan.channels).items():
+        dims = [dim for dim in FORECAST_DIMS if dim != "level" or levels]
+        variables[name] = (dims, _variable_attrs(name, levels))
+    return store.blank(_coords(plan, plan.times, plan.leads), variables)
+
+
+def as_dataset(plan: ForecastPlan, fields: np.ndarray, times: np.ndarray, leads: np.ndarray) -> xr.Dataset:
+    """Fields (time, lead, member, channel, latitude, longitude) as a dataset in the schema; levels a variable lacks are NaN."""
+    out = xr.Dataset(coords=_coords(plan, times, leads))
+    labels = [channel.label for channel in plan.channels]
+    for name, levels in levels_by_name(plan.channels).items():
+        dims = [dim for dim in FORECAST_DIMS if dim != "level" or levels]
+        if levels:
+            every = out["level"].values.tolist()
+            values = np.full((*fields.shape[:3], len(every), *fields.shape[-2:]), np.nan, np.float32)
+            for own in levels:
+                values[:, :, :, every.index(own)] = fields[:, :, :, labels.index(Channel(name, own).label)]
+        else:
+            values = fields[:, :, :, labels.index(name)]
+        out[name] = (dims, values, _variable_attrs(name, levels))
+    return out
+
+
+def _coords(plan: ForecastPlan, times: np.ndarray, leads: np.ndarray) -> dict[str, Any]:
+    levels = sorted({channel.level for channel in plan.channels if channel.level is not None})
+    return {
+        "time": times,
+        "prediction_timedelta": leads.astype("timedelta64[ns]"),
+        "number": np.array(plan.members),
+        **({"level": np.array(levels)} if levels else {}),
+        **plan.grid.coords(),
+        "valid_time": (("time", "prediction_timedelta"), times[:, None] + leads[None, :]),
+    }
+
+
+def _variable_attrs(name: str, levels: Sequence[int]) -> dict[str, Any]:
+    variable = lookup(name)
+    attrs: dict[str, Any] = {"units": variable.units, "long_name": variable.long_name} if variable is not None else {}
+    return {**attrs, "levels_available": list(levels)} if levels else attrs
