@@ -38,7 +38,7 @@ check: .venv/.installed  ## lint, format, types, and the direction of imports be
 campaign: .venv/.installed  ## slow proofs, a shortened draw (under 15 minutes); FULL=1 runs the full counts
 	@$(if $(FULL),PLUMECAST_FULL=1 )$(PYTEST) -m "$(if $(FULL),campaign or full,campaign and not full)" $(ARGS)
 
-bench: .venv/.installed  ## benchmarks, by hand: time, throughput, peak memory, beside peers
+bench: .venv/.installed-peers  ## benchmarks, by hand: time, throughput, peak memory, beside peers
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 notebooks: .venv/.installed-notebooks  ## open JupyterLab on notebooks/ (installs it the first time)
@@ -60,6 +60,11 @@ clean:  ## remove caches and build output; ALL=1 also removes .venv and runs/
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "installing plumecast and its dependencies into .venv (once, about 2 GB on disk; a few minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv/.installed-peers: .venv/.installed
+	@echo "installing the packages we are compared with into .venv (once, about 200 MB on disk)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers]'
 	@touch $@
 
 .venv/.installed-notebooks: .venv/.installed

@@ -81,7 +81,8 @@ def _globals(
     import xarray as xr
 
     # xarray's default joins on the common labels: two grids that differ in the last digit would give an empty result.
-    xr.set_options(arithmetic_join="exact")
+    # bottleneck, where it is installed, would average float32 fields in float32.
+    xr.set_options(arithmetic_join="exact", use_bottleneck=False)
 
 
 def _threads_asked(arguments: Sequence[str]) -> str:

@@ -61,8 +61,8 @@ def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def _exact_joins() -> Iterator[None]:
-    """As the command line sets it: arithmetic on different coordinates is an error, not an intersection."""
-    with xr.set_options(arithmetic_join="exact"):
+    """As the command line sets it: arithmetic on different coordinates is an error; float32 means are not left to bottleneck."""
+    with xr.set_options(arithmetic_join="exact", use_bottleneck=False):
         yield
 
 

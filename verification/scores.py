@@ -1,15 +1,11 @@
-"""Scores of ensemble forecasts: xarray in, xarray out, lazily on dask input.
+"""Scores of ensemble forecasts and their means: xarray in, xarray out, lazily on dask input.
 
-One missing-value policy for all. A case is one point of all dims but `member_dim`; a case whose truth is NaN never counts.
-`missing` says what a NaN member does: "propagate" (the case is NaN; a mean over `dim` leaves it out of numerator and denominator
-and reports the number of cases used as coordinate `cases`), "omit" (the case is scored with the members it has), "raise"
-(InputError). Infinite values are always an InputError. Means run in float64; weights need not be normalised.
+Missing values follow the one policy of `verification.casewise`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import properscoring
@@ -18,12 +14,19 @@ import xarray as xr
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from verification import kernels
+from verification.casewise import (
+    Dims,
+    Missing,
+    apply_cases,
+    check_arguments,
+    check_terms,
+    members_leading,
+    units_of,
+    weighted_mean,
+)
 
-Missing = Literal["propagate", "omit", "raise"]
 Estimator = Literal["fair", "ecdf", "almost_fair", "size"]
-Dims = Hashable | Iterable[Hashable]
 
-MISSING = ("propagate", "omit", "raise")
 ESTIMATORS = ("fair", "ecdf", "almost_fair", "size")
 
 
@@ -52,7 +55,7 @@ def crps(
     others would mix biases. Raises InputError for a bad argument, unequal coordinates or infinite values. Cost O(M log^2 M), no
     copy of the members when they are contiguous.
     """
-    _check_arguments(forecast, truth, member_dim, missing)
+    check_arguments(forecast, truth, member_dim, missing)
     if estimator not in ESTIMATORS:
         raise InputError(f"crps: estimator {estimator!r} is not known; one of {', '.join(ESTIMATORS)}")
     if (estimator == "size") != (size is not None) or (size is not None and not size >= 1):
@@ -62,7 +65,7 @@ def crps(
     if missing == "omit" and estimator in ("ecdf", "almost_fair"):
         raise InputError(f"crps: missing='omit' mixes ensemble sizes, which biases {estimator!r}; use estimator 'fair' or 'size'")
     members = forecast.sizes[member_dim]
-    result = _apply(
+    result = apply_cases(
         _crps_block,
         forecast,
         truth,
@@ -71,7 +74,7 @@ def crps(
     )
     return result.rename("crps").assign_attrs(
         long_name="continuous ranked probability score",
-        units=_units(forecast),
+        units=units_of(forecast),
         estimator=estimator if estimator != "size" else f"size {size:g}",
         members=members,
         missing=missing,
@@ -85,7 +88,7 @@ def crps_gaussian(mean: xr.DataArray, std: xr.DataArray, truth: xr.DataArray) ->
     """
     result = xr.apply_ufunc(_gaussian_block, mean, std, truth, join="exact", dask="parallelized", output_dtypes=[np.float64])
     return result.rename("crps").assign_attrs(
-        long_name="continuous ranked probability score", units=_units(mean), estimator="gaussian"
+        long_name="continuous ranked probability score", units=units_of(mean), estimator="gaussian"
     )
 
 
@@ -103,8 +106,8 @@ def rmse(
     A forecast without member_dim is scored as it is. Units of the variable; NaN where no case is left.
     """
     error = _error_and_variance(forecast, truth, member_dim, missing)[0]
-    result = _mean(error**2, dim, weights) ** 0.5
-    return result.rename("rmse").assign_attrs(long_name="RMSE of the ensemble mean", units=_units(forecast), missing=missing)
+    result = weighted_mean(error**2, dim, weights) ** 0.5
+    return result.rename("rmse").assign_attrs(long_name="RMSE of the ensemble mean", units=units_of(forecast), missing=missing)
 
 
 def bias(
@@ -118,8 +121,8 @@ def bias(
 ) -> xr.DataArray:
     """Mean of forecast minus truth (of the ensemble mean if there are members), weighted over `dim`; the target is 0."""
     error = _error_and_variance(forecast, truth, member_dim, missing)[0]
-    result = _mean(error, dim, weights)
-    return result.rename("bias").assign_attrs(long_name="bias, forecast minus truth", units=_units(forecast), missing=missing)
+    result = weighted_mean(error, dim, weights)
+    return result.rename("bias").assign_attrs(long_name="bias, forecast minus truth", units=units_of(forecast), missing=missing)
 
 
 def spread_skill(
@@ -138,14 +141,14 @@ def spread_skill(
     ensemble is under-dispersive. Variances are averaged before any root. spread, variance and ssr are NaN with one member. With
     missing="omit" each case's variance takes its own (M + 1) / M.
     """
-    _check_arguments(forecast, truth, member_dim, missing)
+    check_arguments(forecast, truth, member_dim, missing)
     error, variance, inflation = _error_and_variance(forecast, truth, member_dim, missing)
     size = forecast.sizes[member_dim]
     used = error.notnull() & (variance.notnull() if size > 1 else True)
-    mse = _mean((error**2).where(used), dim, weights)
-    mean_variance = _mean(variance.where(used), dim, weights).drop_vars("cases")
-    expected = _mean((variance * inflation).where(used), dim, weights).drop_vars("cases")
-    units = _units(forecast)
+    mse = weighted_mean((error**2).where(used), dim, weights)
+    mean_variance = weighted_mean(variance.where(used), dim, weights).drop_vars("cases")
+    expected = weighted_mean((variance * inflation).where(used), dim, weights).drop_vars("cases")
+    units = units_of(forecast)
     fields = {
         "spread": (mean_variance**0.5, "ensemble spread", units),
         "rmse": (mse**0.5, "RMSE of the ensemble mean", units),
@@ -172,14 +175,14 @@ def rank_histogram(
     ensemble stays flat. Flat is necessary for calibration, not sufficient (Hamill 2001). missing="omit" is an InputError: ranks
     of ensembles of unequal size do not add.
     """
-    _check_arguments(forecast, truth, member_dim, missing)
+    check_arguments(forecast, truth, member_dim, missing)
     if missing == "omit":
         raise InputError(
             "rank_histogram: missing='omit' would add ranks of ensembles of unequal size; use 'propagate' or 'raise'"
         )
     size = forecast.sizes[member_dim]
-    shares = _apply(_rank_block, forecast, truth, member_dim, {"missing": missing}, output="rank", output_size=size + 1)
-    result = _mean(shares, dim, weights)
+    shares = apply_cases(_rank_block, forecast, truth, member_dim, {"missing": missing}, output="rank", output_size=size + 1)
+    result = weighted_mean(shares, dim, weights)
     return (
         result.assign_coords(rank=np.arange(size + 1))
         .rename("rank_histogram")
@@ -210,19 +213,6 @@ def area_weights(grid_or_latitude: Grid | xr.DataArray | np.ndarray) -> xr.DataA
     return xr.DataArray(area / area.mean(), dims=dims, coords=coords, name="area_weights")
 
 
-def _check_arguments(forecast: xr.DataArray, truth: xr.DataArray, member_dim: str, missing: str) -> None:
-    if member_dim not in forecast.dims:
-        raise InputError(f"forecast has dims {tuple(forecast.dims)}; expected a member dim {member_dim!r} (argument member_dim)")
-    if member_dim in truth.dims:
-        raise InputError(f"truth has the member dim {member_dim!r}; score it member by member, or average it first")
-    if missing not in MISSING:
-        raise InputError(f"missing={missing!r} is not known; one of {', '.join(MISSING)}")
-
-
-def _units(array: xr.DataArray) -> str:
-    return str(array.attrs.get("units", "1"))
-
-
 def _pair_weight(estimator: str, members: int, alpha: float, size: float | None) -> float:
     """The factor of B / 2 in every estimator; NaN where a single member leaves it undefined."""
     if estimator == "ecdf":
@@ -234,77 +224,10 @@ def _pair_weight(estimator: str, members: int, alpha: float, size: float | None)
     return 1.0 if size is None else 1 - 1 / size
 
 
-def _apply(
-    function: Any,
-    forecast: xr.DataArray,
-    truth: xr.DataArray,
-    member_dim: str,
-    arguments: dict[str, Any],
-    output: str | None = None,
-    output_size: int = 0,
-) -> xr.DataArray:
-    """`function(members (..., M), truth (...), ...)` on every block; dask runs the blocks, else the kernel runs on all cores."""
-    lazy = forecast.chunks is not None or truth.chunks is not None
-    if forecast.chunks is not None:
-        forecast = forecast.chunk({member_dim: -1})
-    try:
-        return xr.apply_ufunc(
-            function,
-            forecast,
-            truth,
-            input_core_dims=[[member_dim], []],
-            output_core_dims=[[output] if output else []],
-            kwargs={**arguments, "threads": 1 if lazy else kernels.cores()},
-            join="exact",
-            dask="parallelized",
-            output_dtypes=[np.float64],
-            dask_gufunc_kwargs={"output_sizes": {output: output_size}} if output else None,
-        )
-    except xr.AlignmentError as error:
-        raise InputError(
-            f"forecast and truth lie on different coordinates; select or regrid them to the same ones first: {error}"
-        ) from None
-
-
-def _members_leading(members: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    """Members (cases, M, points) and truth (cases, points), views where memory allows, and the shape they came from.
-
-    The member axis stays where it lies in memory: the kernel reads any (cases, M, points).
-    """
-    shape = np.broadcast_shapes(members.shape[:-1], truth.shape)
-    dtype = np.result_type(members, truth, np.float32)
-    if members.shape[:-1] != shape:
-        members = np.broadcast_to(members, (*shape, members.shape[-1]))
-    before = sum(stride > members.strides[-1] for stride in members.strides[:-1])
-    ordered = np.ascontiguousarray(np.moveaxis(members, -1, before), dtype=dtype)
-    cases = int(np.prod(shape[:before]))
-    points = int(np.prod(shape[before:]))
-    if truth.shape != shape:
-        truth = np.broadcast_to(truth, shape).copy()
-    truths = np.ascontiguousarray(truth, dtype=dtype).reshape(cases, points)
-    if np.isinf(truths).any():
-        raise InputError(f"truth holds {int(np.isinf(truths).sum())} infinite values; mask them as NaN at the source")
-    return ordered.reshape(cases, members.shape[-1], points), truths, shape
-
-
-def _check_terms(abs_error: np.ndarray, truth: np.ndarray, missing: str) -> None:
-    if np.isinf(abs_error).any():
-        raise InputError(
-            f"forecast holds infinite values in {int(np.isinf(abs_error).sum())} cases; mask them as NaN at the source"
-        )
-    if missing == "raise" and np.isnan(abs_error).any():
-        no_truth = int(np.isnan(truth).sum())
-        no_member = int(np.isnan(abs_error).sum()) - no_truth
-        raise InputError(
-            f"missing values: {no_truth} cases without truth, {no_member} with a missing member; "
-            "missing='propagate' or 'omit' allows them"
-        )
-
-
 def _crps_block(members: np.ndarray, truth: np.ndarray, pair_weight: float, missing: str, threads: int) -> np.ndarray:
-    members, truth, shape = _members_leading(members, truth)
+    members, truth, shape = members_leading(members, truth)
     abs_error, gini = kernels.crps_terms(members, truth, threads)
-    _check_terms(abs_error, truth, missing)
+    check_terms(abs_error, truth, missing)
     if missing == "omit":
         gaps = np.isnan(abs_error) & ~np.isnan(truth)
         abs_error[gaps], gini[gaps] = _present_terms(np.moveaxis(members, 1, -1)[gaps], truth[gaps])
@@ -337,17 +260,17 @@ def _error_and_variance(
     """Per case: ensemble mean minus truth, unbiased variance (NaN with one member), and (M + 1) / M."""
     if member_dim not in forecast.dims:
         forecast = forecast.expand_dims(member_dim)
-    _check_arguments(forecast, truth, member_dim, missing)
-    stacked = _apply(_moment_block, forecast, truth, member_dim, {"missing": missing}, output="moment", output_size=3)
+    check_arguments(forecast, truth, member_dim, missing)
+    stacked = apply_cases(_moment_block, forecast, truth, member_dim, {"missing": missing}, output="moment", output_size=3)
     error, variance, inflation = (stacked.isel(moment=index) for index in range(3))
     return error, variance, inflation
 
 
 def _moment_block(members: np.ndarray, truth: np.ndarray, missing: str, threads: int) -> np.ndarray:
-    members, truth, shape = _members_leading(members, truth)
+    members, truth, shape = members_leading(members, truth)
     size = members.shape[1]
     found = kernels.point_statistics(members, truth, threads)
-    _check_terms(found.abs_error, truth, missing)
+    check_terms(found.abs_error, truth, missing)
     moments = np.stack([found.error, found.variance, np.full(truth.shape, (size + 1) / size)], axis=-1)
     if size == 1:
         moments[..., 1] = np.nan
@@ -367,25 +290,11 @@ def _present_moments(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _rank_block(members: np.ndarray, truth: np.ndarray, missing: str, threads: int) -> np.ndarray:
-    members, truth, shape = _members_leading(members, truth)
+    members, truth, shape = members_leading(members, truth)
     found = kernels.point_statistics(members, truth, threads)
-    _check_terms(found.abs_error, truth, missing)
+    check_terms(found.abs_error, truth, missing)
     rank = np.arange(members.shape[1] + 1)
     below, ties = found.below[..., None], found.ties[..., None]
     shares = np.where((rank >= below) & (rank <= below + ties), 1.0 / (ties + 1), 0.0)
     shares[found.below < 0] = np.nan
     return shares.reshape(*shape, rank.size)
-
-
-def _mean(values: xr.DataArray, dim: Dims, weights: xr.DataArray | None) -> xr.DataArray:
-    """Weighted mean over `dim` of the cases that are not NaN; their number is the coordinate `cases`."""
-    dims = [dim] if isinstance(dim, str) else list(dim) if isinstance(dim, Iterable) else [dim]
-    unknown = [name for name in dims if name not in values.dims]
-    if unknown:
-        raise InputError(f"dim {unknown} is not in the data, which have {tuple(values.dims)}")
-    weight = xr.ones_like(values) if weights is None else weights.astype(np.float64)
-    present = values.notnull()
-    total = (values.fillna(0.0) * weight).sum(dims)
-    norm = (present * weight).sum(dims)
-    cases = present.any("rank") if "rank" in values.dims else present
-    return (total / norm.where(norm > 0)).assign_coords(cases=cases.sum(dims))
