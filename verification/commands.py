@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
     from rich.console import Console
 
@@ -18,34 +19,73 @@ def register(app: typer.Typer) -> None:
     app.command()(verify)
     app.command()(report)
     app.command("map")(draw_map)
+    app.command("verify-stations")(verify_stations)
 
 
 def verify(
     forecasts: Annotated[list[Path], typer.Argument(help="forecast stores, or score states (*.scores.zarr)")],
     truth: Annotated[Path | None, typer.Option(help="analysis store at the valid times")] = None,
     reference: Annotated[list[Path] | None, typer.Option(help="forecast store or score state to compare with; repeat it")] = None,
+    climatology: Annotated[
+        Path | None, typer.Option(help="climatology store, for anomaly correlation and events: plumecast data climatology")
+    ] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(help="'2m_temperature > 303.15' (SI units) or '> q0.95' of the climatology; repeat it"),
+    ] = None,
+    derive: Annotated[
+        list[str] | None, typer.Option(help="make it per member first: 10m_wind_speed, total_precipitation_24hr; repeat it")
+    ] = None,
+    channel: Annotated[list[str] | None, typer.Option(help="only this channel, as geopotential_500; repeat it")] = None,
+    fss_radius: Annotated[list[float] | None, typer.Option(help="km, for the fractions skill score of events; repeat it")] = None,
+    case: Annotated[list[str] | None, typer.Option(help="initialisation whose fields to keep for the report; repeat it")] = None,
+    point: Annotated[list[str] | None, typer.Option(help="NAME=LAT,LON of plumes in the cases; repeat it")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the score states; scores/ beside forecasts/ unless given")] = None,
-    region: Annotated[str | None, typer.Option(help="of the table: global, tropics, 'northern extratropics' ...")] = None,
+    region: Annotated[str | None, typer.Option(help="of the table: global, tropics, Europe, land ...")] = None,
     leads: Annotated[str | None, typer.Option(help="of the table, as 1d,3d,5d")] = None,
+    size: Annotated[float | None, typer.Option(help="compare as if every ensemble had this many members")] = None,
     skip_missing_truth: Annotated[bool, typer.Option("--skip-missing-truth", help="leave out valid times without truth")] = False,
+    regrid: Annotated[bool, typer.Option("--regrid", help="put the finer of forecast and truth on the other's grid")] = False,
+    cluster: Annotated[str | None, typer.Option(help="dask scheduler, as tcp://host:8786; default: threads here")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be scored, and stop")] = False,
 ) -> None:
     """Score ensemble forecasts against an analysis: fair CRPS, skill, spread-skill ratio, n, intervals.
 
     Example: plumecast verify runs/planet/forecasts/crps.zarr --truth runs/planet/analysis.zarr
-    --reference runs/planet/forecasts/climatology.zarr
+    --climatology runs/planet/climatology.zarr --reference runs/planet/forecasts/climatology.zarr
 
-    Every forecast store is read once and its score state saved as <model>.scores.zarr; a rerun reads the state. Initialisations
-    inside the training or validation period of the forecast are named in red.
+    Every forecast store is read once and its score state saved as <model>.scores.zarr; a rerun reads the state, and a killed run
+    goes on where it was. With a climatology that has quantiles its outermost ones are events. Initialisations inside the training
+    or validation period of the forecast are named in red.
     """
     from data_pipeline.progress import table_console
     from verification.headline import parse_leads, show
 
     console = table_console()
     chosen = parse_leads(leads) if leads else None
+    options: dict[str, Any] = {
+        "climatology_path": climatology,
+        "derived": derive or [],
+        "regrid": regrid,
+        "missing_truth": "skip" if skip_missing_truth else "error",
+        "channels": channel,
+        "events": event,
+        "radii": fss_radius or [],
+        "cases": [_stamp(text, "--case") for text in case or []],
+        "points": dict(map(_point, point or [])),
+    }
     places = _places([*forecasts, *(reference or [])], out)
-    states = {path: _state_of(path, place, truth, skip_missing_truth, console) for path, place in places.items()}
+    if dry_run:
+        for path, place in places.items():
+            typer.echo(_intention(path, place, truth, options))
+        return
+    states = {}
+    for path, place in places.items():
+        # the reference is scored like the model, but its fields need no pictures
+        own = options if path in forecasts else {**options, "cases": [], "points": {}}
+        states[path] = _state_of(path, place, truth, own, cluster, console)
     for path in forecasts:
-        show(console, states[path], [states[other] for other in reference or []], leads=chosen, region=region)
+        show(console, states[path], [states[other] for other in reference or []], leads=chosen, region=region, size=size)
         console.print()
     saved = " ".join(map(str, places.values()))
     typer.echo(f"scores: {saved}")
@@ -135,27 +175,73 @@ def _places(paths: Sequence[Path], out: Path | None) -> dict[Path, Path]:
     return places
 
 
-def _state_of(path: Path, place: Path, truth: Path | None, skip: bool, console: Console) -> xr.Dataset:
+def _state_of(
+    path: Path, place: Path, truth: Path | None, options: dict[str, Any], cluster: str | None, console: Console
+) -> xr.Dataset:
     """The state at `path`, or that of the forecast at `path`, made or read from `place`."""
     from rich.progress import Progress
 
-    from data_pipeline.errors import InputError
     from verification.evaluate import score_store
     from verification.state import open_state
 
     if path == place:
         return open_state(path)
-    if truth is None:
-        raise InputError(f"{path} is a forecast: --truth is needed, the analysis store at its valid times")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as display:
         task = display.add_task(f"scoring {path.name}", total=None)
         return score_store(
             path,
-            truth,
+            _needed(truth, path),
             place,
-            missing_truth="skip" if skip else "error",
+            cluster=cluster,
             progress=lambda done, total: display.update(task, completed=done, total=total),
+            **options,
         )
+
+
+def _intention(path: Path, place: Path, truth: Path | None, options: dict[str, Any]) -> str:
+    """What verifying a forecast would read and make."""
+    from verification.evaluate import planned
+
+    if path == place:
+        return f"{path}: a score state, would be read"
+    plan, done = planned(path, _needed(truth, path), place, **options)
+    size = plan.members * plan.leads.size * len(plan.times) * len(plan.channels) * plan.grid.areas.size * 4
+    events = f", events {'; '.join(event.label for event in plan.events)}" if plan.events else ""
+    state = "is there already" if done else "would be written"
+    return (
+        f"{path}: {len(plan.times)} initialisations x {plan.leads.size} leads x {plan.members} members of "
+        f"{', '.join(plan.channels)} on {plan.grid}; {size / 1e9:.2f} GB of members{events}; {place} {state}"
+    )
+
+
+def _needed(truth: Path | None, path: Path) -> Path:
+    from data_pipeline.errors import InputError
+
+    if truth is None:
+        raise InputError(f"{path} is a forecast: --truth is needed, the analysis store at its valid times")
+    return truth
+
+
+def _stamp(text: str, option: str) -> np.datetime64:
+    import numpy as np
+
+    from data_pipeline.errors import InputError
+
+    try:
+        return np.datetime64(text, "ns")
+    except ValueError:
+        raise InputError(f"{option} {text!r} is no stamp; expected for example 2007-01-05T00") from None
+
+
+def _point(text: str) -> tuple[str, tuple[float, float]]:
+    from data_pipeline.errors import InputError
+
+    name, _, place = text.partition("=")
+    try:
+        latitude, longitude = map(float, place.split(","))
+    except ValueError:
+        raise InputError(f"--point {text!r}; expected NAME=LAT,LON, as Oslo=59.9,10.8") from None
+    return name, (latitude, longitude)
 
 
 def _file_name(model: str) -> str:
@@ -163,19 +249,56 @@ def _file_name(model: str) -> str:
 
 
 def _one_init(path: Path, init: str | None) -> xr.Dataset:
-    import numpy as np
-
     from data_pipeline import open_forecast
     from data_pipeline.errors import InputError
 
     data = open_forecast(path)
     if init is None:
         return data.isel(time=[0])
-    try:
-        stamp: np.datetime64 = np.datetime64(init, "ns")
-    except ValueError:
-        raise InputError(f"--init {init!r} is no stamp; expected for example 2007-01-05T00") from None
+    stamp = _stamp(init, "--init")
     if stamp not in data["time"].values:
         first, last = (str(data["time"].values[index])[:13] for index in (0, -1))
         raise InputError(f"{path} has no initialisation {init}; it has {first} to {last}")
     return data.sel(time=[stamp])
+
+
+def verify_stations(
+    forecast: Annotated[Path, typer.Argument(help="forecast store, or ensemble files (GRIB, NetCDF, zarr)")],
+    stations: Annotated[Path, typer.Option(help="observations, one row a value: .csv, .parquet or .nc")],
+    elevation: Annotated[
+        Path | None, typer.Option(help="analysis store with geopotential_at_surface: corrects 2 m temperature for height")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the results; scores/ beside forecasts/ unless given")] = None,
+    leads: Annotated[str | None, typer.Option(help="of the printed table, as 1d,3d,5d")] = None,
+    split_moved: Annotated[
+        bool, typer.Option("--split-moved", help="take each place of a moving station (a ship) as one")
+    ] = False,
+) -> None:
+    """Score an ensemble against station observations: fair CRPS, MAE of the median, RMSE, bias, spread-skill ratio, outliers.
+
+    Example: plumecast verify-stations runs/planet/forecasts/crps.zarr --stations synop.csv --elevation runs/planet/analysis.zarr
+
+    The table has columns station, latitude, longitude, elevation, time (UTC), variable, value, units, and region if you like:
+
+    01001,70.94,-8.67,10,2007-01-05T12:00,2m_temperature,-5.2,degC
+
+    Forecasts are interpolated bilinearly; observations outside the physical range, or far from the station's own median, are left
+    out and counted. Scores of all stations, each region and each station go to <model>.stations.csv and .nc (with rank
+    histograms); observation error is not modelled.
+    """
+    from data_pipeline import open_analysis, open_forecast
+    from data_pipeline.progress import table_console
+    from data_pipeline.sources.stations import open_stations
+    from verification.headline import parse_leads
+    from verification.stations import at_stations, gross_error_check, save_scores, score_stations, show
+
+    chosen = parse_leads(leads) if leads else None
+    observed = open_stations(stations, moved="split" if split_moved else "error")
+    flags = gross_error_check(observed)
+    data = at_stations(open_forecast(forecast), observed, elevation=open_analysis(elevation) if elevation else None)
+    scores = score_stations(data, observed.where(flags == 0)).assign_attrs(rejected=flags.attrs["rejected"])
+    beside = forecast.parent.parent if forecast.parent.name == "forecasts" else forecast.parent
+    model = str(data.attrs.get("model", forecast.stem))
+    saved = save_scores(scores, (out or beside / "scores") / f"{_file_name(model)}.stations")
+    show(table_console(), scores, leads=chosen)
+    typer.echo(f"scores: {' '.join(map(str, saved))}")
