@@ -179,7 +179,7 @@ def _typed(table: pd.DataFrame, where: str) -> pd.DataFrame:
     """Text, numbers and dates of the table, with impossible ones refused; elevation filled in."""
     rows = pd.DataFrame(index=table.index)
     for name in ("station", "variable", "units", *(["region"] if "region" in table else [])):
-        if _holds(table[name], float):
+        if table[name].isna().any() or _holds(table[name], float):
             raise InputError(f"{where}: {name} has numbers or gaps; store it as text")
         rows[name] = table[name].astype(str).str.strip()
         _refuse(rows[name] == "", where, f"no {name}".format)
