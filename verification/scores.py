@@ -1,14 +1,14 @@
-"""Scores of ensemble forecasts and their means: xarray in, xarray out, lazily on dask input.
+"""Error, bias, correlation, spread and ranks of ensemble forecasts: xarray in, xarray out, lazily on dask input.
 
 Missing values follow the one policy of `verification.casewise`.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
-import properscoring
 import xarray as xr
 
 from data_pipeline.errors import InputError
@@ -24,72 +24,7 @@ from verification.casewise import (
     units_of,
     weighted_mean,
 )
-
-Estimator = Literal["fair", "ecdf", "almost_fair", "size"]
-
-ESTIMATORS = ("fair", "ecdf", "almost_fair", "size")
-
-
-def crps(
-    forecast: xr.DataArray,
-    truth: xr.DataArray,
-    *,
-    member_dim: str = "number",
-    estimator: Estimator = "fair",
-    alpha: float = 0.95,
-    size: float | None = None,
-    missing: Missing = "propagate",
-) -> xr.DataArray:
-    """Continuous ranked probability score of each case, in the units of the variable; lower is better.
-
-    With A the mean of |x_i - y| and B the mean of |x_i - x_j| over distinct pairs of the M members:
-
-    - "fair": A - B / 2, unbiased for the score of the distribution the members are drawn from (Ferro 2014); NaN with one member.
-    - "ecdf": A - (1 - 1/M) B / 2, the score of the M-member product itself (Hersbach 2000); |x - y| with one member. Biased
-      high for small M: compare ensembles of different size with "fair".
-    - "almost_fair": alpha * fair + (1 - alpha) * ecdf (Lang et al. 2024).
-    - "size": A - (1 - 1/size) B / 2, what `size` members would score by "ecdf" (Ferro, Richardson and Weigel 2008).
-
-    forecast: (..., member_dim, ...); truth: the same dims without member_dim, or fewer. Returns the dims without member_dim. Ties
-    between members or with the truth need no care. missing="omit" uses each case's own M, which only "fair" and "size" allow: the
-    others would mix biases. Raises InputError for a bad argument, unequal coordinates or infinite values. Cost O(M log^2 M), no
-    copy of the members when they are contiguous.
-    """
-    check_arguments(forecast, truth, member_dim, missing)
-    if estimator not in ESTIMATORS:
-        raise InputError(f"crps: estimator {estimator!r} is not known; one of {', '.join(ESTIMATORS)}")
-    if (estimator == "size") != (size is not None) or (size is not None and not size >= 1):
-        raise InputError(
-            f"crps: size={size!r} with estimator {estimator!r}; estimator 'size' takes a size of at least 1, no other does"
-        )
-    if missing == "omit" and estimator in ("ecdf", "almost_fair"):
-        raise InputError(f"crps: missing='omit' mixes ensemble sizes, which biases {estimator!r}; use estimator 'fair' or 'size'")
-    members = forecast.sizes[member_dim]
-    result = apply_cases(
-        _crps_block,
-        forecast,
-        truth,
-        member_dim,
-        {"pair_weight": _pair_weight(estimator, members, alpha, size), "missing": missing},
-    )
-    return result.rename("crps").assign_attrs(
-        long_name="continuous ranked probability score",
-        units=units_of(forecast),
-        estimator=estimator if estimator != "size" else f"size {size:g}",
-        members=members,
-        missing=missing,
-    )
-
-
-def crps_gaussian(mean: xr.DataArray, std: xr.DataArray, truth: xr.DataArray) -> xr.DataArray:
-    """CRPS of the normal distribution N(mean, std^2) (Gneiting et al. 2005), in the units of the variable, by properscoring.
-
-    A standard deviation of 0 is the point forecast, scored by |mean - truth|; a negative one is an InputError. NaN in, NaN out.
-    """
-    result = xr.apply_ufunc(_gaussian_block, mean, std, truth, join="exact", dask="parallelized", output_dtypes=[np.float64])
-    return result.rename("crps").assign_attrs(
-        long_name="continuous ranked probability score", units=units_of(mean), estimator="gaussian"
-    )
+from verification.distribution import apply_exact, refuse_infinite
 
 
 def rmse(
@@ -125,6 +60,41 @@ def bias(
     return result.rename("bias").assign_attrs(long_name="bias, forecast minus truth", units=units_of(forecast), missing=missing)
 
 
+def acc(
+    forecast: xr.DataArray,
+    truth: xr.DataArray,
+    *,
+    climatology: xr.DataArray,
+    dim: Dims,
+    weights: xr.DataArray | None = None,
+    member_dim: str = "number",
+    missing: Missing = "propagate",
+) -> xr.DataArray:
+    """Anomaly correlation of the ensemble mean, from -1 to 1, uncentred; higher is better.
+
+    sum w f' o' / sqrt(sum w f'^2 sum w o'^2) with f' = forecast - climatology and o' = truth - climatology, all sums over the
+    whole of `dim`. Over space and time at once this is the pooled ACC. The mean of the ACC of each time, which is as common, is
+    another score: acc(..., dim=("latitude", "longitude")).mean("time"). The two differ; say which one a table holds.
+
+    climatology: at the valid times of the truth, by day of year and hour, from years outside the test; its dims are those of the
+    truth, or fewer. A forecast without member_dim is scored as it is. Blind to the amplitude of errors: give `rmse` and `bias`
+    beside it. A case with missing forecast, truth or climatology is left out of all sums, their number is the coordinate `cases`;
+    NaN where all anomalies of either are 0. Raises InputError for unequal coordinates or infinite values.
+    """
+    error = _error_and_variance(forecast, truth, member_dim, missing)[0]
+    observed = apply_exact(_anomaly_block, truth, climatology, kwargs={"missing": missing})
+    predicted = apply_exact(np.add, error, observed)
+    product = weighted_mean(predicted * observed, dim, weights)
+    predicted_power = weighted_mean(predicted**2, dim, weights).drop_vars("cases")
+    observed_power = weighted_mean((observed**2).where(predicted.notnull()), dim, weights).drop_vars("cases")
+    norm = (predicted_power * observed_power) ** 0.5
+    # rounding may lift a perfect correlation above 1
+    result = (product / norm.where(norm > 0)).clip(-1, 1)
+    return result.rename("acc").assign_attrs(
+        long_name="anomaly correlation of the ensemble mean", units="1", anomalies="uncentred", missing=missing
+    )
+
+
 def spread_skill(
     forecast: xr.DataArray,
     truth: xr.DataArray,
@@ -144,20 +114,46 @@ def spread_skill(
     check_arguments(forecast, truth, member_dim, missing)
     error, variance, inflation = _error_and_variance(forecast, truth, member_dim, missing)
     size = forecast.sizes[member_dim]
-    used = error.notnull() & (variance.notnull() if size > 1 else True)
-    mse = weighted_mean((error**2).where(used), dim, weights)
-    mean_variance = weighted_mean(variance.where(used), dim, weights).drop_vars("cases")
-    expected = weighted_mean((variance * inflation).where(used), dim, weights).drop_vars("cases")
-    units = units_of(forecast)
-    fields = {
-        "spread": (mean_variance**0.5, "ensemble spread", units),
-        "rmse": (mse**0.5, "RMSE of the ensemble mean", units),
-        "ssr": ((expected / mse) ** 0.5, "spread-skill ratio with (M + 1) / M", "1"),
-        "variance": (mean_variance, "mean unbiased ensemble variance", f"({units})^2"),
-        "mse": (mse, "mean squared error of the ensemble mean", f"({units})^2"),
-    }
-    arrays = {name: array.assign_attrs(long_name=text, units=unit) for name, (array, text, unit) in fields.items()}
-    return xr.Dataset(arrays, attrs={"members": size, "missing": missing})
+    if size > 1:
+        error = error.where(variance.notnull())
+    result = _pooled_spread_skill(error, variance, inflation, dim, weights, units_of(forecast))
+    return result.assign_attrs(members=size, missing=missing)
+
+
+def conditional_spread_skill(
+    forecast: xr.DataArray,
+    truth: xr.DataArray,
+    *,
+    bins: Sequence[float] | np.ndarray,
+    dim: Dims,
+    weights: xr.DataArray | None = None,
+    member_dim: str = "number",
+    missing: Missing = "propagate",
+) -> xr.Dataset:
+    """`spread_skill` of the cases in each bin of spread: Dataset(spread, rmse, ssr, variance, mse, cases) with dim `bin`.
+
+    Does a larger spread mean a larger error? A calibrated ensemble has ssr 1 in every bin, which ssr 1 over all cases does not
+    promise. A case belongs to the bin with lower <= standard deviation < upper, by its unbiased member variance.
+
+    bins: increasing edges in the units of the variable, fixed beforehand and not from the same cases; the last may be infinite.
+    Cases beyond the edges are left out. Returned are also the coordinates lower and upper of each bin; `cases` is the number in
+    it, and NaN stands where it is 0, as it is throughout with one member. The other arguments are those of `spread_skill`. Raises
+    InputError for edges that do not increase.
+    """
+    check_arguments(forecast, truth, member_dim, missing)
+    edges = np.asarray(bins, dtype=np.float64)
+    if edges.ndim != 1 or edges.size < 2 or not (np.diff(edges) > 0).all():
+        raise InputError(f"conditional_spread_skill: bins={bins!r}; expected at least two increasing edges")
+    error, variance, inflation = _error_and_variance(forecast, truth, member_dim, missing)
+    spread, units = variance**0.5, units_of(forecast)
+    parts = [
+        _pooled_spread_skill(error.where((spread >= low) & (spread < high)), variance, inflation, dim, weights, units)
+        for low, high in pairwise(edges)
+    ]
+    result = xr.concat([part.reset_coords("cases") for part in parts], dim="bin")
+    result["cases"].attrs = {"long_name": "cases in the bin", "units": "1"}
+    limits = {"lower": ("bin", edges[:-1], {"units": units}), "upper": ("bin", edges[1:], {"units": units})}
+    return result.assign_coords(limits).assign_attrs(members=forecast.sizes[member_dim], missing=missing)
 
 
 def rank_histogram(
@@ -213,47 +209,6 @@ def area_weights(grid_or_latitude: Grid | xr.DataArray | np.ndarray) -> xr.DataA
     return xr.DataArray(area / area.mean(), dims=dims, coords=coords, name="area_weights")
 
 
-def _pair_weight(estimator: str, members: int, alpha: float, size: float | None) -> float:
-    """The factor of B / 2 in every estimator; NaN where a single member leaves it undefined."""
-    if estimator == "ecdf":
-        return 1 - 1 / members
-    if members == 1:
-        return np.nan
-    if estimator == "almost_fair":
-        return 1 - (1 - alpha) / members
-    return 1.0 if size is None else 1 - 1 / size
-
-
-def _crps_block(members: np.ndarray, truth: np.ndarray, pair_weight: float, missing: str, threads: int) -> np.ndarray:
-    members, truth, shape = members_leading(members, truth)
-    abs_error, gini = kernels.crps_terms(members, truth, threads)
-    check_terms(abs_error, truth, missing)
-    if missing == "omit":
-        gaps = np.isnan(abs_error) & ~np.isnan(truth)
-        abs_error[gaps], gini[gaps] = _present_terms(np.moveaxis(members, 1, -1)[gaps], truth[gaps])
-    return (abs_error - pair_weight * gini / 2).reshape(shape)
-
-
-def _present_terms(members: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A and B from the members (cases, M) that are not NaN; B is NaN where fewer than two are left."""
-    ordered = np.sort(members.astype(np.float64), axis=-1)
-    count = np.isfinite(ordered).sum(axis=-1)
-    weight = 2 * np.arange(ordered.shape[-1]) + 1 - count[:, None]
-    pairs = 2 * np.nansum(weight * (ordered - ordered[:, :1]), axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        abs_error = np.nansum(np.abs(ordered - truth[:, None]), axis=-1) / count
-        return abs_error, pairs / (count * (count - 1))
-
-
-def _gaussian_block(mean: np.ndarray, std: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    mean, std, truth = (np.asarray(array, dtype=np.float64) for array in (mean, std, truth))
-    if (std < 0).any():
-        raise InputError(f"crps_gaussian: {int((std < 0).sum())} standard deviations are negative")
-    point = std == 0
-    result = properscoring.crps_gaussian(truth, mean, np.where(point, 1.0, std))
-    return np.where(point, np.abs(mean - truth), result)
-
-
 def _error_and_variance(
     forecast: xr.DataArray, truth: xr.DataArray, member_dim: str, missing: Missing
 ) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
@@ -264,6 +219,24 @@ def _error_and_variance(
     stacked = apply_cases(_moment_block, forecast, truth, member_dim, {"missing": missing}, output="moment", output_size=3)
     error, variance, inflation = (stacked.isel(moment=index) for index in range(3))
     return error, variance, inflation
+
+
+def _pooled_spread_skill(
+    error: xr.DataArray, variance: xr.DataArray, inflation: xr.DataArray, dim: Dims, weights: xr.DataArray | None, units: str
+) -> xr.Dataset:
+    """The scores of `spread_skill` from the moments of each case, of the cases that have an error."""
+    used = error.notnull()
+    mse = weighted_mean(error**2, dim, weights)
+    mean_variance = weighted_mean(variance.where(used), dim, weights).drop_vars("cases")
+    expected = weighted_mean((variance * inflation).where(used), dim, weights).drop_vars("cases")
+    fields = {
+        "spread": (mean_variance**0.5, "ensemble spread", units),
+        "rmse": (mse**0.5, "RMSE of the ensemble mean", units),
+        "ssr": ((expected / mse.where(mse > 0)) ** 0.5, "spread-skill ratio with (M + 1) / M", "1"),
+        "variance": (mean_variance, "mean unbiased ensemble variance", f"({units})^2"),
+        "mse": (mse, "mean squared error of the ensemble mean", f"({units})^2"),
+    }
+    return xr.Dataset({name: array.assign_attrs(long_name=text, units=unit) for name, (array, text, unit) in fields.items()})
 
 
 def _moment_block(members: np.ndarray, truth: np.ndarray, missing: str, threads: int) -> np.ndarray:
@@ -287,6 +260,15 @@ def _present_moments(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
         error = np.nansum(deviation, axis=-1) / count
         variance = np.nansum((deviation - error[:, None]) ** 2, axis=-1) / np.where(count > 1, count - 1, np.nan)
         return np.stack([error, variance, (count + 1) / count], axis=-1)
+
+
+def _anomaly_block(truth: np.ndarray, climatology: np.ndarray, missing: str) -> np.ndarray:
+    refuse_infinite(climatology=climatology)
+    if missing == "raise" and np.isnan(climatology).any():
+        raise InputError(
+            f"missing values: climatology holds {int(np.isnan(climatology).sum())}; missing='propagate' or 'omit' allows them"
+        )
+    return truth.astype(np.float64) - climatology.astype(np.float64)
 
 
 def _rank_block(members: np.ndarray, truth: np.ndarray, missing: str, threads: int) -> np.ndarray:
