@@ -13,7 +13,8 @@ from data_pipeline import store
 from data_pipeline.errors import GateError
 from data_pipeline.schema import Channel, stack
 from forecast.plan import ForecastPlan, as_dataset, plan_of, template
-from verification.evaluate import Accumulator, plan_for, truth_rows
+from verification.accumulate import Accumulator
+from verification.plan import plan_for, truth_rows
 
 BUFFER_BYTES = 96 << 20  # leads gathered before a chunk is written
 

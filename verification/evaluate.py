@@ -1,266 +1,92 @@
-"""Forecast x truth -> score state: initialisation by initialisation, or lead by lead while a forecast is being made.
+"""Forecast store x truth store -> score state, block by block: bounded memory, on threads or a dask cluster, resumable.
 
-`Accumulator` is the core: it takes the members of one initialisation and lead, scores them in one pass and keeps sums only.
-`evaluate` is a loop over stored forecasts that feeds it; a roll-out feeds it online, and nothing but the state is written. Blocks
-of leads bound the memory; variables and blocks run side by side in threads, every sum in a fixed order, so a rerun gives the same
-bits.
+A block is the levels of one variable over a run of leads of one initialisation, of at most `BLOCK_BYTES`; blocks run side by
+side. Initialisations form parts; the sums of a finished part are put on the disk, so that a killed run repeats one part at most.
+Sums are added in the order of the blocks, whoever computed them: a rerun, resumed or not, gives the same bits.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+import contextlib
+import functools
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 import data_pipeline
+from data_pipeline.disk import Lock, sync
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.recipe import fingerprint
-from data_pipeline.schema import Channel, channels_of, select, validate
-from data_pipeline.store import MANIFEST, is_store
+from data_pipeline.regrid import regrid as to_grid
+from data_pipeline.schema import Channel, channels_of, validate
+from data_pipeline.store import MANIFEST, is_store, open_store
 from verification import kernels
-from verification.state import MAPS, ROW_DIMS, SUMS, cells_of, empty, is_state, merge, open_state, save
+from verification.accumulate import Accumulator, Block, Fields, Sums, climate_of, score_fields
+from verification.derive import derive
+from verification.plan import MissingTruth, Plan, plan_for, truth_rows
+from verification.state import FORMAT, assemble, is_state, open_state, save, variables
 
-BLOCK_BYTES = 128 << 20  # members read at once by one thread
-FORMAT = 1  # of the state; part of what a saved state is recognised by
-STAMP = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}(?::\d{2}(?::\d{2})?)?)?")
+BLOCK_BYTES = 64 << 20  # members read at once by one thread
+PART_BYTES = 256 << 20  # members of a part: what a killed run has to read again
+CLIMATOLOGY_BYTES = 512 << 20  # a climatology up to this size is kept in memory
 
-MissingTruth = Literal["error", "skip"]
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What will be scored. channels: labels; times, leads: datetime64 and timedelta64; attrs: those of the forecast store."""
+class Inputs(NamedTuple):
+    """Datasets in the schema, forecast and truth on one grid; the climatology is that of `data_pipeline.climatology`, or None."""
 
-    channels: tuple[str, ...]
-    units: Mapping[str, str]
-    times: np.ndarray
-    leads: np.ndarray
-    members: int
-    grid: Grid
-    attrs: Mapping[str, Any] = field(default_factory=dict)
+    forecast: xr.Dataset
+    truth: xr.Dataset
+    climatology: xr.Dataset | None = None
 
 
-class Accumulator:
-    """The score state in the making: one `add` for each initialisation and lead, in any order, from any thread per lead."""
+@dataclass(frozen=True)
+class Request:
+    """What is scored, by path. derived: further variables made per member; regrid: the finer side is put on the other's grid."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        names, cells = cells_of(plan.grid)
-        self._cells = cells.ravel()
-        self._weights = plan.grid.area_weights.ravel()
-        rows = (len(plan.channels), len(plan.times), len(plan.leads))
-        self._sums = np.zeros((*rows, len(SUMS), len(names)))
-        self._ranks = np.zeros((*rows, len(names), plan.members + 1))
-        self._maps = np.zeros((rows[0], rows[2], len(MAPS), self._weights.size))
-        self._added = np.zeros(rows, dtype=bool)
-        self._times = pd.Index(np.asarray(plan.times, dtype="datetime64[ns]"))
-        self._leads = pd.Index(np.asarray(plan.leads, dtype="timedelta64[ns]"))
-
-    def add(self, time: np.datetime64, lead: np.timedelta64, fields: np.ndarray, truth: np.ndarray) -> None:
-        """Score one lead of one initialisation.
-
-        fields: (member, channel, latitude, longitude), truth: (channel, latitude, longitude), in the units and order of the plan.
-        A point with a missing member or truth is dropped and counted. Raises InputError if the stamp is not in the plan or was
-        added before, if shapes differ, or if values are infinite.
-        """
-        if time not in self._times or lead not in self._leads:
-            raise InputError(f"score state: {time} + {pd.Timedelta(lead)} is not in the plan")
-        self.add_block(time, [lead], self.plan.channels, fields[None], truth[None])
-
-    def add_block(
-        self,
-        time: np.datetime64,
-        leads: Sequence[np.timedelta64] | np.ndarray,
-        channels: Sequence[str],
-        fields: np.ndarray,
-        truth: np.ndarray,
-        threads: int = 1,
-    ) -> None:
-        """`add` for several leads and some channels: fields (lead, member, channel, ...), truth (lead, channel, ...)."""
-        points = self._weights.size
-        expected = (len(leads), self.plan.members, len(channels), *self.plan.grid.shape)
-        if fields.shape != expected or truth.shape != (expected[0], *expected[2:]):
-            raise InputError(
-                f"score state: fields {fields.shape} and truth {truth.shape}; planned are {expected} (lead, member, ...)"
-            )
-        dtype = np.result_type(fields, truth, np.float32)
-        members = np.ascontiguousarray(fields, dtype=dtype).reshape(len(leads), self.plan.members, -1)
-        truths = np.ascontiguousarray(truth, dtype=dtype).reshape(len(leads), -1)
-        found = kernels.point_statistics(members, truths, threads)
-        if np.isinf(truths).any() or np.isinf(found.abs_error).any():
-            raise InputError(
-                f"{', '.join(channels)} of {time}: infinite values in forecast or truth; mask them as NaN at the source"
-            )
-        t = self._times.get_loc(time)
-        cases = kernels.PointStatistics(*(array.reshape(-1, points) for array in found))
-        for case, (lead, channel) in enumerate((lead, channel) for lead in leads for channel in channels):
-            row = (self.plan.channels.index(channel), t, self._leads.get_loc(lead))
-            if self._added[row]:
-                raise InputError(f"score state: {channel} of {time} + {pd.Timedelta(lead)} was added before")
-            self._added[row] = True
-            maps = self._maps[row[0], row[2]]
-            kernels.add_to_cells(cases, case, self._weights, self._cells, self._sums[row], self._ranks[row], maps)
-
-    def state(self) -> xr.Dataset:
-        """The state of what was added so far; what was not has weight 0. See `verification.state` for its form."""
-        plan = self.plan
-        state = empty(plan.channels, plan.times, plan.leads, plan.members, plan.grid, plan.units, plan.attrs)
-        for index, name in enumerate(SUMS):
-            state[name] = (ROW_DIMS, self._sums[:, :, :, index].copy())
-        state["ranks"] = ((*ROW_DIMS, "rank"), self._ranks.copy())
-        for index, name in enumerate(MAPS):
-            shape = (*self._maps.shape[:2], *plan.grid.shape)
-            state[f"map_{name}"] = (state[f"map_{name}"].dims, self._maps[:, :, index].reshape(shape).copy())
-        flags = training_flags(plan.times, plan.leads, plan.attrs)
-        state["in_training"] = (("time", "prediction_timedelta"), flags)
-        return state
+    forecast: Path
+    truth: Path
+    climatology: Path | None = None
+    derived: tuple[str, ...] = ()
+    regrid: bool = False
 
 
 def evaluate(
     forecast: xr.Dataset | Iterable[xr.Dataset],
     truth: xr.Dataset,
     *,
-    channels: Sequence[str] | None = None,
-    leads: Sequence[np.timedelta64] | None = None,
+    climatology: xr.Dataset | None = None,
     missing_truth: MissingTruth = "error",
     progress: Progress | None = None,
+    **choice: Any,
 ) -> xr.Dataset:
     """The score state of a forecast against the analysis at its valid times.
 
     forecast: in the forecast schema, or several of them with disjoint initialisations. truth: in the analysis schema, on the same
-    grid and in the same units. channels: labels (default: all that both have; those left out are in attrs["not_scored"]). leads:
-    default all. missing_truth: valid times that the truth lacks are an error that lists them, or skipped. progress: called with
-    (initialisations done, of how many). Raises InputError before anything is read.
+    grid and in the same units; with a land_sea_mask the state can be read for land and sea. climatology: mean and quantiles by
+    hour and day of year, for anomalies and events. missing_truth: valid times that the truth lacks are an error that lists them,
+    or skipped. progress: called with (initialisations done, of how many). choice: channels, leads, events, radii, cases and
+    points, see `verification.plan.plan_for` (those left out are in attrs["not_scored"]). Raises InputError before anything is
+    read.
     """
     if not isinstance(forecast, xr.Dataset):
-        parts = [
-            evaluate(part, truth, channels=channels, leads=leads, missing_truth=missing_truth, progress=progress)
-            for part in forecast
-        ]
-        return merge(parts)
-    validate(forecast, "forecast")
-    validate(truth, "analysis")
-    plan = plan_for(forecast, truth, channels=channels, leads=leads)
+        from verification.state import merge
+
+        options: dict[str, Any] = {"climatology": climatology, "missing_truth": missing_truth, "progress": progress, **choice}
+        return merge([evaluate(part, truth, **options) for part in forecast])
+    inputs = Inputs(forecast, truth, climatology)
+    plan = _plan_of(inputs, choice)
     rows = truth_rows(truth, plan.times, plan.leads, missing_truth)
-    accumulator = Accumulator(plan)
-    cores = kernels.cores()
-    with ThreadPoolExecutor(cores) as pool:
-        for index, time in enumerate(plan.times):
-            present = np.flatnonzero(rows[index] >= 0)
-            blocks = _blocks(forecast, plan, present)
-            threads = 1 if len(blocks) >= cores else cores
-
-            def score(
-                block: tuple[list[Channel], np.ndarray], index: int = index, time: Any = time, threads: int = threads
-            ) -> None:
-                group, positions = block
-                wanted = plan.leads[positions]
-                fields = _values(forecast.isel(time=index).sel(prediction_timedelta=wanted), group)
-                observed = _values(truth.isel(time=rows[index, positions]), group)
-                accumulator.add_block(time, wanted, [channel.label for channel in group], fields, observed, threads)
-
-            list(pool.map(score, blocks))
-            if progress is not None:
-                progress(index + 1, len(plan.times))
-    return accumulator.state()
-
-
-def plan_for(
-    forecast: xr.Dataset,
-    truth: xr.Dataset,
-    *,
-    channels: Sequence[str] | None = None,
-    leads: Sequence[np.timedelta64] | None = None,
-) -> Plan:
-    """What `evaluate` will score. Raises InputError, naming both sides, if grids, units, channels or leads do not fit."""
-    grid, truth_grid = Grid.of(forecast), Grid.of(truth)
-    if not grid.matches(truth_grid):
-        raise InputError(f"forecast is on {grid}, truth on {truth_grid}; regrid one of them (`plumecast data regrid`)")
-    available = {channel.label: str(select(truth, channel).attrs["units"]) for channel in channels_of(truth)}
-    offered = {channel.label: str(select(forecast, channel).attrs["units"]) for channel in channels_of(forecast)}
-    wanted = list(channels) if channels is not None else [label for label in offered if label in available]
-    absent = [f"{label} not in the forecast" for label in wanted if label not in offered]
-    absent += [f"{label} not in the truth" for label in wanted if label not in available]
-    if absent or not wanted:
-        have = f"the forecast has {', '.join(offered)}; the truth has {', '.join(available)}"
-        raise InputError(f"channels to verify: {'; '.join(absent) or 'none in common'}; {have}")
-    unlike = [
-        f"{label}: forecast {offered[label]}, truth {available[label]}" for label in wanted if offered[label] != available[label]
-    ]
-    if unlike:
-        raise InputError(f"forecast and truth have different units ({'; '.join(unlike)}); convert them at the source")
-    all_leads = forecast["prediction_timedelta"].values
-    chosen = all_leads if leads is None else np.array(leads, dtype="timedelta64[ns]")
-    if not np.isin(chosen, all_leads).all():
-        raise InputError(
-            f"leads {_hours(chosen[~np.isin(chosen, all_leads)])} are not in the forecast, which has {_hours(all_leads)}"
-        )
-    times = forecast["time"].values
-    valid = times[:, None] + chosen[None]
-    attrs = {
-        **forecast.attrs,
-        "model": forecast.attrs.get("model", "forecast"),
-        "truth": truth.attrs.get("source", "analysis"),
-        "truth_period": f"{pd.Timestamp(valid.min()):%Y-%m-%dT%H}/{pd.Timestamp(valid.max()):%Y-%m-%dT%H}",
-        "not_scored": ", ".join(label for label in offered if label not in wanted),
-    }
-    return Plan(tuple(wanted), {label: offered[label] for label in wanted}, times, chosen, forecast.sizes["number"], grid, attrs)
-
-
-def truth_rows(truth: xr.Dataset, times: np.ndarray, leads: np.ndarray, missing: MissingTruth = "error") -> np.ndarray:
-    """Positions in the truth of every valid time, shape (time, lead); -1 where the truth lacks it and missing="skip".
-
-    Raises InputError, with their number and the first, if valid times are missing.
-    """
-    valid = (times[:, None] + leads[None]).ravel()
-    rows = pd.Index(truth["time"].values).get_indexer(pd.Index(valid))
-    lacking = pd.DatetimeIndex(np.unique(valid[rows < 0]))
-    if lacking.size and (missing == "error" or (rows < 0).all()):
-        covered = pd.DatetimeIndex(truth["time"].values)
-        raise InputError(
-            f"truth lacks {lacking.size} of {np.unique(valid).size} valid times, first {lacking[0]:%Y-%m-%dT%H}; it covers "
-            f"{covered[0]:%Y-%m-%dT%H} to {covered[-1]:%Y-%m-%dT%H}. Verify fewer leads or initialisations, or skip missing truth"
-        )
-    return rows.reshape(len(times), len(leads))
-
-
-def training_flags(times: np.ndarray, leads: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
-    """int8 (time, lead): 2 if initialisation or valid time lies in the training period of attrs, 1 in the validation period."""
-    times = np.asarray(times, dtype="datetime64[ns]")
-    valid = times[:, None] + np.asarray(leads, dtype="timedelta64[ns]")[None]
-    flags = np.zeros(valid.shape, dtype=np.int8)
-    for level, name in ((1, "validation_period"), (2, "training_period")):
-        for start, stop in parse_periods(attrs.get(name), name):
-            inside = [(stamps >= start) & (stamps <= stop) for stamps in (times[:, None], valid)]
-            flags[inside[0] | inside[1]] = level
-    return flags
-
-
-def parse_periods(value: Any, name: str = "period") -> list[tuple[np.datetime64, np.datetime64]]:
-    """Inclusive periods from "2001-01-01T00/2005-12-31T12", pairs of stamps in any notation, or several of them; [] if empty.
-
-    An end without an hour includes its whole day. Raises InputError for anything else: an unread training period would pass
-    contaminated scores as clean.
-    """
-    if value is None or not str(value).strip() or str(value).strip().lower() in ("none", "[]", "()"):
-        return []
-    stamps = STAMP.findall(str(value))
-    if len(stamps) % 2 or not stamps:
-        raise InputError(f"{name} is {value!r}; expected start/end, for example 2001-01-01T00/2005-12-31T12")
-    periods = []
-    for start, stop in zip(stamps[::2], stamps[1::2], strict=True):
-        last = pd.Timestamp(stop) + (pd.Timedelta("1D") - pd.Timedelta("1ns") if len(stop) == 10 else pd.Timedelta(0))
-        periods.append((pd.Timestamp(start).to_datetime64(), last.to_datetime64()))
-    return periods
+    with ThreadPoolExecutor(kernels.cores()) as pool:
+        return _score(plan, inputs, rows, functools.partial(score_block, inputs), pool, None, progress)
 
 
 def score_store(
@@ -268,48 +94,257 @@ def score_store(
     truth_path: str | Path,
     out_path: str | Path,
     *,
-    channels: Sequence[str] | None = None,
-    leads: Sequence[np.timedelta64] | None = None,
+    climatology_path: str | Path | None = None,
+    derived: Sequence[str] = (),
+    regrid: bool = False,
     missing_truth: MissingTruth = "error",
     progress: Progress | None = None,
+    cluster: str | None = None,
+    **choice: Any,
 ) -> xr.Dataset:
-    """Evaluate a stored forecast and save the state at `out_path`; a state made from the same inputs is read, not made again."""
-    inputs = fingerprint(
-        {
-            "format": FORMAT,
-            "forecast": _identity(Path(forecast_path)),
-            "truth": _identity(Path(truth_path)),
-            "choice": [list(channels or []), [str(lead) for lead in (leads if leads is not None else [])], missing_truth],
-        }
-    )
-    if is_state(out_path):
-        state = open_state(out_path)
-        if state.attrs.get("inputs") == inputs:
-            return state
-    forecast = data_pipeline.open_forecast(forecast_path)
-    forecast.attrs.setdefault("model", Path(forecast_path).stem)
-    truth = data_pipeline.open_analysis(truth_path)
-    state = evaluate(forecast, truth, channels=channels, leads=leads, missing_truth=missing_truth, progress=progress)
-    state.attrs["inputs"] = inputs
-    save(state, out_path)
+    """Evaluate a stored forecast and save the state at `out_path`; a state made from the same inputs is read, not made again.
+
+    derived: names for `verification.derive.derive`. regrid: put the finer of forecast and truth on the other's grid,
+    conservatively; without it unequal grids are an error. cluster: address of a dask.distributed scheduler; its workers must see
+    the same paths. Finished parts wait in `<out_path>.parts` until the state is whole, so that a killed run goes on where it was.
+    """
+    out, request = Path(out_path), _request(forecast_path, truth_path, climatology_path, derived, regrid)
+    identity = _inputs_of(request, missing_truth, choice)
+    if _is_made_from(out, identity):
+        return open_state(out)
+    inputs = open_inputs(request)
+    plan = _plan_of(inputs, choice)
+    rows = truth_rows(inputs.truth, plan.times, plan.leads, missing_truth)
+    score = functools.partial(score_stored_block, request) if cluster else functools.partial(score_block, inputs)
+    with _stash(out, identity) as folder, _pool(cluster) as pool:
+        state = _score(plan, inputs, rows, score, pool, folder, progress)
+        state.attrs["inputs"] = identity
+        save(state, out)
     return state
 
 
-def _blocks(forecast: xr.Dataset, plan: Plan, leads: np.ndarray) -> list[tuple[list[Channel], np.ndarray]]:
+def planned(
+    forecast_path: str | Path,
+    truth_path: str | Path,
+    out_path: str | Path,
+    *,
+    climatology_path: str | Path | None = None,
+    derived: Sequence[str] = (),
+    regrid: bool = False,
+    missing_truth: MissingTruth = "error",
+    **choice: Any,
+) -> tuple[Plan, bool]:
+    """What `score_store` would score, with all its checks, and whether the state is there already."""
+    request = _request(forecast_path, truth_path, climatology_path, derived, regrid)
+    inputs = open_inputs(request)
+    plan = _plan_of(inputs, choice)
+    truth_rows(inputs.truth, plan.times, plan.leads, missing_truth)
+    return plan, _is_made_from(Path(out_path), _inputs_of(request, missing_truth, choice))
+
+
+def score_block(inputs: Inputs, plan: Plan, rows: np.ndarray, block: Block) -> Sums:
+    """Read one block and make its sums. rows: positions in the truth of its valid times."""
+    channels = [Channel.parse(label) for label in block.channels]
+    chosen = inputs.forecast.sel(time=block.time, prediction_timedelta=block.leads)
+    members, truth = _values(chosen, channels), _values(inputs.truth.isel(time=rows), channels)
+    return score_fields(plan, block, Fields(members, truth, *climate_of(plan, inputs.climatology, block)))
+
+
+def score_stored_block(request: Request, plan: Plan, rows: np.ndarray, block: Block) -> Sums:
+    """`score_block` for a worker that has paths only."""
+    return score_block(open_inputs(request), plan, rows, block)
+
+
+@functools.lru_cache(maxsize=2)
+def open_inputs(request: Request) -> Inputs:
+    """The datasets of a request, lazily, derived and regridded as it asks. Raises InputError for what does not fit."""
+    forecast = data_pipeline.open_forecast(request.forecast)
+    forecast.attrs.setdefault("model", request.forecast.stem)
+    truth = data_pipeline.open_analysis(request.truth)
+    climatology = _climatology(request.climatology)
+    forecast, truth = (derive(data, request.derived) for data in (forecast, truth))
+    if request.regrid:
+        forecast, truth = _on_one_grid(forecast, truth)
+        target = Grid.of(truth)
+        climatology = None if climatology is None else to_grid(climatology, target)
+    return Inputs(forecast, truth, climatology)
+
+
+def _inputs_of(request: Request, missing_truth: str, choice: Mapping[str, Any]) -> str:
+    """What a saved state is recognised by: the bytes it was made from, and what was asked."""
+    paths = [path for path in (request.forecast, request.truth, request.climatology) if path is not None]
+    asked = {key: str(value) for key, value in choice.items() if value is not None and len(value)}
+    options = {"derived": list(request.derived), "regrid": request.regrid, "missing_truth": missing_truth, **asked}
+    return fingerprint({"format": FORMAT, "inputs": [_identity(path) for path in paths], "choice": options})
+
+
+def _is_made_from(out: Path, identity: str) -> bool:
+    return is_state(out) and open_store(out).attrs.get("inputs") == identity
+
+
+def _plan_of(inputs: Inputs, choice: Mapping[str, Any]) -> Plan:
+    validate(inputs.forecast, "forecast")
+    validate(inputs.truth, "analysis")
+    return plan_for(inputs.forecast, inputs.truth, climatology=inputs.climatology, **choice)
+
+
+def _score(
+    plan: Plan,
+    inputs: Inputs,
+    rows: np.ndarray,
+    score: Callable[[Plan, np.ndarray, Block], Sums],
+    pool: Executor,
+    folder: Path | None,
+    progress: Progress | None,
+) -> xr.Dataset:
+    """Score part after part; those already in `folder` are read back."""
+    parts = []
+    for times in _parts(plan):
+        part = replace(plan, times=plan.times[times], cases=tuple(case for case in plan.cases if case in plan.times[times]))
+        file = None if folder is None else folder / f"{times.start:06d}.npz"
+        if file is not None and file.is_file():
+            with np.load(file) as held:
+                parts.append(dict(held))
+        else:
+            parts.append(_score_part(part, inputs, rows[times], score, pool, times.start, len(plan.times), progress))
+            if file is not None:
+                _keep(file, parts[-1])
+        if progress is not None:
+            progress(times.stop, len(plan.times))
+    return assemble(plan, {name: _join(name, dims, parts) for name, dims in variables(plan).items()})
+
+
+def _score_part(
+    plan: Plan,
+    inputs: Inputs,
+    rows: np.ndarray,
+    score: Callable[[Plan, np.ndarray, Block], Sums],
+    pool: Executor,
+    first: int,
+    total: int,
+    progress: Progress | None,
+) -> Sums:
+    accumulator = Accumulator(plan)
+    blocks, where = [], []
+    for index, time in enumerate(plan.times):
+        present = np.flatnonzero(rows[index] >= 0)
+        for channels, leads in _blocks(inputs.forecast, plan, present):
+            blocks.append(Block(time, plan.leads[leads], channels))
+            where.append(rows[index, leads])
+    lean = replace(plan, attrs={})  # what travels to a worker
+    ends = {index + 1 for index in range(len(blocks)) if blocks[index].time != blocks[min(index + 1, len(blocks) - 1)].time}
+    results = pool.map(score, [lean] * len(blocks), where, blocks)
+    for index, (block, sums) in enumerate(zip(blocks, results, strict=True), start=1):
+        accumulator.put(block, sums)
+        if progress is not None and index in ends:
+            progress(first + int(np.searchsorted(plan.times, block.time)) + 1, total)
+    return accumulator.sums
+
+
+def _parts(plan: Plan) -> Iterator[slice]:
+    each = plan.members * plan.leads.size * len(plan.channels) * plan.grid.areas.size * 4
+    size = max(1, PART_BYTES // each)
+    for start in range(0, len(plan.times), size):
+        yield slice(start, min(start + size, len(plan.times)))
+
+
+def _join(name: str, dims: Sequence[str], parts: Sequence[Sums]) -> np.ndarray:
+    """Rows one after the other; maps added in the order of the parts."""
+    if name.startswith("map_"):
+        return np.sum([part[name] for part in parts], axis=0)
+    axis = list(dims).index("case_time" if "case_time" in dims else "time")
+    return np.concatenate([part[name] for part in parts if name in part], axis=axis)
+
+
+def _keep(file: Path, sums: Sums) -> None:
+    """Write the sums of a part durably: the file is there whole, or not at all."""
+    temporary = file.with_suffix(".partial")
+    with temporary.open("wb") as stream:
+        np.savez(stream, **sums)  # type: ignore[arg-type]
+    sync(temporary)
+    temporary.replace(file)
+    sync(file.parent)
+
+
+@contextlib.contextmanager
+def _stash(out: Path, identity: str) -> Iterator[Path]:
+    """The folder of finished parts of these inputs, held by one process; removed once the state is saved."""
+    root = out.with_name(out.name + ".parts")
+    lock = Lock(root / "lock")
+    try:
+        for other in root.iterdir():
+            if other.is_dir() and other.name != identity:
+                shutil.rmtree(other)
+        (root / identity).mkdir(exist_ok=True)
+        yield root / identity
+        shutil.rmtree(root)
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _pool(cluster: str | None) -> Iterator[Executor]:
+    if cluster is None:
+        with ThreadPoolExecutor(kernels.cores()) as pool:
+            yield pool
+        return
+    from distributed import Client
+
+    with Client(cluster) as client:
+        # every task opens its stores by path; a failed worker's tasks run again elsewhere
+        yield client.get_executor(pure=False)
+
+
+def _request(
+    forecast: str | Path, truth: str | Path, climatology: str | Path | None, derived: Sequence[str], regrid: bool
+) -> Request:
+    paths = [None if path is None else Path(path).absolute() for path in (forecast, truth, climatology)]
+    assert paths[0] is not None
+    assert paths[1] is not None
+    return Request(paths[0], paths[1], paths[2], tuple(derived), regrid)
+
+
+def _climatology(path: Path | None) -> xr.Dataset | None:
+    if path is None:
+        return None
+    data = open_store(path)
+    if not {"hour", "dayofyear"} <= set(data.dims):
+        raise InputError(f"{path} is not a climatology (dims {tuple(map(str, data.dims))}); make one: plumecast data climatology")
+    return data.load() if data.nbytes <= CLIMATOLOGY_BYTES else data
+
+
+def _on_one_grid(forecast: xr.Dataset, truth: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+    ours, theirs = Grid.of(forecast), Grid.of(truth)
+    if ours.matches(theirs):
+        return forecast, truth
+    if ours.areas.mean() < theirs.areas.mean():
+        return to_grid(forecast, theirs), truth
+    return forecast, to_grid(truth, ours)
+
+
+def _blocks(forecast: xr.Dataset, plan: Plan, leads: np.ndarray) -> list[tuple[tuple[str, ...], np.ndarray]]:
     """Work of one initialisation: the levels of a variable x a run of leads, whose members fit the memory bound."""
     known = {channel.label: channel for channel in channels_of(forecast)}
-    groups: dict[str, list[Channel]] = {}
+    groups: dict[str, list[str]] = {}
     for label in plan.channels:
-        groups.setdefault(known[label].name, []).append(known[label])
+        groups.setdefault(known[label].name, []).append(label)
     blocks = []
-    for group in groups.values():
+    for name, group in groups.items():
         lead_bytes = plan.members * len(group) * plan.grid.areas.size * 4
         size = max(1, BLOCK_BYTES // lead_bytes)
-        blocks += [(group, leads[start : start + size]) for start in range(0, len(leads), size)]
+        stored = _stored_run(forecast[name])
+        size = size // stored * stored or size  # whole chunks, where they fit
+        blocks += [(tuple(group), leads[start : start + size]) for start in range(0, len(leads), size)]
     return blocks
 
 
-def _values(data: xr.Dataset, group: list[Channel]) -> np.ndarray:
+def _stored_run(array: xr.DataArray) -> int:
+    """Leads that lie in one chunk of the store."""
+    chunks = array.encoding.get("chunks") or ()
+    return int(chunks[array.dims.index("prediction_timedelta")]) if len(chunks) == array.ndim else 1
+
+
+def _values(data: xr.Dataset, group: Sequence[Channel]) -> np.ndarray:
     """The levels of one variable, (lead or time, [member], channel, latitude, longitude), read in one go."""
     array = data[group[0].name]
     if "level" in array.dims:
@@ -319,11 +354,6 @@ def _values(data: xr.Dataset, group: list[Channel]) -> np.ndarray:
     first = "prediction_timedelta" if "prediction_timedelta" in array.dims else "time"
     order = [dim for dim in (first, "number", "level", "latitude", "longitude") if dim in array.dims]
     return np.asarray(array.transpose(*order).values)
-
-
-def _hours(leads: np.ndarray) -> str:
-    hours = (leads / np.timedelta64(1, "h")).tolist()
-    return ", ".join(f"{hour:g} h" for hour in hours[:12]) + (" ..." if len(hours) > 12 else "")
 
 
 def _identity(path: Path) -> str:

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipeline.errors import InputError
+from verification.readout import in_training, scores_table, skill
 from verification.report.tables import card_leads, lead_name, number
 from verification.significance import TOO_FEW, intervals
-from verification.state import in_training, scores_table, skill
 from verification.styles import readable_units, style_of
 
 
@@ -49,12 +49,14 @@ def headline(
     *,
     leads: Sequence[np.timedelta64] | None = None,
     region: str | None = None,
+    size: float | None = None,
     n_boot: int = 1000,
     seed: int = 0,
 ) -> list[Line]:
     """The lines of the table: every channel at some leads (default: those nearest to days 1, 3, 5, 7 and 10).
 
-    Skill is over the initialisations shared with each reference. Raises InputError if a lead is not in the state.
+    Skill is over the initialisations shared with each reference. size: CRPS as if every ensemble had so many
+    members. Raises InputError if a lead is not in the state.
     """
     available = state["prediction_timedelta"].values
     if leads is None:
@@ -64,15 +66,16 @@ def headline(
     if absent:
         have = ", ".join(lead_name(lead / np.timedelta64(1, "h")) for lead in available)
         raise InputError(f"lead {', '.join(absent)} is not in the scores of {state.attrs['model']}, which have {have}")
-    scores = scores_table(state, region)
-    limits = intervals(state, region=region, n_boot=n_boot, seed=seed)
+    scores = scores_table(state, region, size=size)
+    limits = intervals(state, region=region, size=size, n_boot=n_boot, seed=seed)
     against = {
         str(reference.attrs["model"]): (
-            skill(state, reference, region),
-            intervals(state, reference, region=region, n_boot=n_boot, seed=seed),
+            skill(state, reference, region, size=size),
+            intervals(state, reference, region=region, size=size, n_boot=n_boot, seed=seed),
         )
         for reference in references
     }
+    crps = "crps" if state.attrs["members"] > 1 else "crps_ecdf"
     lines = []
     for channel in map(str, state["channel"].values):
         for lead in leads:
@@ -82,7 +85,7 @@ def headline(
                 Line(
                     channel,
                     lead,
-                    _triple(scores, limits, "crps", at, style_of(channel).factor),
+                    _triple(scores, limits, crps, at, style_of(channel).factor),
                     {name: _triple(*pair, "crpss", at) for name, pair in against.items()},
                     _triple(scores, limits, "ssr", at),
                     int(scores["n"].sel(at)),
@@ -99,10 +102,12 @@ def show(
     *,
     leads: Sequence[np.timedelta64] | None = None,
     region: str | None = None,
+    size: float | None = None,
 ) -> None:
     """Print the table of one state, its policy, and in red what touches the training or validation period."""
-    lines = headline(state, references, leads=leads, region=region)
-    estimator = "fair CRPS" if state.attrs["members"] > 1 else "MAE (one member)"
+    lines = headline(state, references, leads=leads, region=region, size=size)
+    fair = "fair CRPS" if size is None else f"CRPS at {size:g} members"
+    estimator = fair if state.attrs["members"] > 1 else "MAE (one member)"
     table = Table(title=f"{state.attrs['model']}: {estimator}, mean and 95 % interval", title_justify="left", box=None)
     table.add_column("variable")
     for name in ("lead", estimator, *(f"skill vs {reference.attrs['model']}" for reference in references), "spread/skill", "n"):

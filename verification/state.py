@@ -1,14 +1,16 @@
 """The additive score state: float64 sums per channel, initialisation, lead and cell, from which every score is read.
 
-Nothing is averaged before it: a state holds sums of weight x statistic and of weight, so that regions, leads, estimators and
-intervals are chosen afterwards, and the state of two halves of a campaign, merged, is the state of the whole. Cells are disjoint
-latitude bands on a global grid and one domain on a regional one; regions are unions of cells. Kept per initialisation because
-intervals resample them.
+Nothing is averaged before it: a state holds sums of weight x statistic, so that regions, leads, estimators and intervals are
+chosen afterwards (`verification.readout`), and the state of two halves of a campaign, merged, is the state of the whole. Sums are
+kept per initialisation because intervals resample them; cells and zones are those of `verification.regions`.
 
-    sums (channel, time, prediction_timedelta, cell):  weight, abs_error, gini, variance, squared_error, error, dropped
-    ranks (channel, time, prediction_timedelta, cell, rank):  area-weighted, ties shared evenly
-    map_count, map_abs_error ... (channel, prediction_timedelta, latitude, longitude):  unweighted, summed over initialisations
-    in_training (time, prediction_timedelta):  0 clean; initialisation or valid time in the validation (1) or training (2) period
+Every variable begins with the dims (channel, time, prediction_timedelta); `ROWS` gives the rest. The terms are those of
+`verification.onepass.FieldSums`. Beside them:
+
+    map_* (channel, drawn_lead, latitude, longitude): unweighted sums over initialisations, for the leads that are drawn
+    case_* (channel, case_time, ...): fields of chosen initialisations, and members at chosen points
+    in_training (time, prediction_timedelta): 0 clean; initialisation or valid time in the validation (1) or training (2) period
+    truth_edges (channel, edge): between the bins of the truth's histogram
 """
 
 from __future__ import annotations
@@ -24,84 +26,102 @@ import pandas as pd
 import xarray as xr
 
 from data_pipeline.errors import InputError
-from data_pipeline.grid import Grid
 from data_pipeline.store import is_store, open_store, write_dataset
+from verification.onepass import ANOMALIES, MAPS, SUMS, TAILS
+from verification.plan import LEVELS, Plan, training_flags
+from verification.regions import BELTS, Box, name_of
 
 KIND = "score_state"
-SUMS = ("weight", "abs_error", "gini", "variance", "squared_error", "error", "dropped")
-MAPS = ("count", "abs_error", "gini", "variance", "squared_error", "error")
-ROW_DIMS = ("channel", "time", "prediction_timedelta", "cell")
-MAP_DIMS = ("channel", "prediction_timedelta", "latitude", "longitude")
-
-BANDS = {"90S-60S": (-90, -60), "60S-20S": (-60, -20), "20S-20N": (-20, 20), "20N-60N": (20, 60), "60N-90N": (60, 90)}
-REGIONS = {
-    "global": list(BANDS),
-    "northern extratropics": ["20N-60N", "60N-90N"],
-    "tropics": ["20S-20N"],
-    "southern extratropics": ["90S-60S", "60S-20S"],
+FORMAT = 2  # part of what a saved state is recognised by
+ROW_DIMS = ("channel", "time", "prediction_timedelta")
+ROWS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((*SUMS, *ANOMALIES), ("cell",)),
+    "ranks": ("zone", "rank"),
+    "hersbach_alpha": ("zone", "rank"),
+    "hersbach_beta": ("zone", "rank"),
+    "below_all": ("zone",),
+    "not_above_all": ("zone",),
+    "truth_weight": ("zone", "bin"),
+    "truth_sum": ("zone", "bin"),
+    "quantile_score": ("zone", "quantile"),
+    "event_table": ("event", "zone", "members_forecasting", "observed"),
+    **{f"tail_{name}": ("event", "zone") for name in TAILS},
+    "fss_numerator": ("event", "radius", "zone"),
+    "fss_denominator": ("event", "radius", "zone"),
 }
-DOMAIN = "domain"
-
-POLICY = (
-    "means weighted by exact cell area; a case without truth or with a missing member is left out of numerator and denominator "
-    "and counted; rank ties shared evenly; spread-skill ratio with (M + 1) / M"
-)
-
-
-def cells_of(grid: Grid) -> tuple[list[str], np.ndarray]:
-    """Names of the cells and the cell number of each point, shape (latitude, longitude).
-
-    Points on 20 degrees belong to the tropics, points on 60 degrees to the polar bands.
-    """
-    if not grid.is_global:
-        return [DOMAIN], np.zeros(grid.shape, dtype=np.int64)
-    latitude = np.round(grid.latitude, 6)
-    bands = np.select([latitude <= -60, latitude < -20, latitude <= 20, latitude < 60], [0, 1, 2, 3], default=4)
-    return list(BANDS), np.repeat(bands[:, None], grid.shape[1], axis=1)
+SPECTRA = ("forecast_power", "truth_power")  # (channel, time, drawn_lead, belt, wavenumber)
+MAP_DIMS = ("channel", "drawn_lead", "latitude", "longitude")
+CASES: dict[str, tuple[str, ...]] = {
+    "case_truth": ("drawn_lead", "latitude", "longitude"),
+    "case_mean": ("drawn_lead", "latitude", "longitude"),
+    "case_spread": ("drawn_lead", "latitude", "longitude"),
+    "case_members": ("drawn_lead", "case_member", "latitude", "longitude"),
+    "case_probability": ("drawn_lead", "event", "latitude", "longitude"),
+    "case_plume": ("prediction_timedelta", "number", "point"),
+    "case_plume_truth": ("prediction_timedelta", "point"),
+}
+CASE_MEMBERS = 4
 
 
-def regions_of(state: xr.Dataset) -> dict[str, list[str]]:
-    """The regions a state can be read for, {name: cells}; the first is the whole grid."""
-    cells = [str(cell) for cell in state["cell"].values]
-    return {DOMAIN: cells} if cells == [DOMAIN] else REGIONS
-
-
-def empty(
-    channels: Sequence[str],
-    times: np.ndarray,
-    leads: np.ndarray,
-    members: int,
-    grid: Grid,
-    units: Mapping[str, str],
-    attrs: Mapping[str, Any] | None = None,
-) -> xr.Dataset:
-    """A state of zeros: the neutral element of `merge` over these initialisations.
-
-    channels: labels such as geopotential_500. times, leads: datetime64 and timedelta64. units: of each channel.
-    """
-    cells, _ = cells_of(grid)
-    coords = {
-        "channel": np.array(channels, dtype=object),
-        "time": np.asarray(times, dtype="datetime64[ns]"),
-        "prediction_timedelta": np.asarray(leads, dtype="timedelta64[ns]"),
-        "cell": np.array(cells, dtype=object),
-        "rank": np.arange(members + 1),
-        **grid.coords(),
+def coordinates(plan: Plan) -> dict[str, Any]:
+    """The coordinates of the state of a plan."""
+    names = {
+        "channel": plan.channels,
+        "cell": plan.cells.names,
+        "zone": plan.cells.zones,
+        "event": [event.label for event in plan.events],
+        "belt": [name_of(Box(*belt)) for belt in BELTS],
+        "point": list(plan.points),
     }
-    state = xr.Dataset(coords=coords)
-    for name in SUMS:
-        state[name] = (ROW_DIMS, np.zeros([state.sizes[dim] for dim in ROW_DIMS]))
-    rank_dims = (*ROW_DIMS, "rank")
-    state["ranks"] = (rank_dims, np.zeros([state.sizes[dim] for dim in rank_dims]))
-    for name in MAPS:
-        state[f"map_{name}"] = (MAP_DIMS, np.zeros([state.sizes[dim] for dim in MAP_DIMS]))
-    flag_dims = ("time", "prediction_timedelta")
-    state["in_training"] = (flag_dims, np.zeros([state.sizes[dim] for dim in flag_dims], dtype=np.int8))
+    return {
+        **{dim: np.array(values, dtype=object) for dim, values in names.items()},
+        "zone_of": ("cell", plan.cells.zone_of),
+        "time": np.asarray(plan.times, dtype="datetime64[ns]"),
+        "prediction_timedelta": np.asarray(plan.leads, dtype="timedelta64[ns]"),
+        "drawn_lead": np.asarray(plan.leads[plan.drawn], dtype="timedelta64[ns]"),
+        "case_time": np.asarray(plan.cases, dtype="datetime64[ns]"),
+        "case_member": np.arange(min(CASE_MEMBERS, plan.members)),
+        "number": np.arange(plan.members),
+        "rank": np.arange(plan.members + 1),
+        "members_forecasting": np.arange(plan.members + 1),
+        "observed": np.arange(2),
+        "bin": np.arange(next(iter(plan.bin_edges.values())).size + 1),
+        "quantile": np.array(LEVELS),
+        "radius": np.array(plan.radii),
+        "wavenumber": np.arange(plan.grid.shape[1] // 2 + 1),
+        **plan.grid.coords(),
+    }
+
+
+def variables(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """{variable: dims} of the state of a plan; what has no event, climatology, case or circle of latitude is not there."""
+    rows = {name: (*ROW_DIMS, *dims) for name, dims in ROWS.items()}
+    maps = {f"map_{name}": MAP_DIMS for name in MAPS}
+    spectra = dict.fromkeys(SPECTRA, ("channel", "time", "drawn_lead", "belt", "wavenumber")) if plan.grid.is_global else {}
+    cases = {name: ("channel", "case_time", *dims) for name, dims in CASES.items()} if plan.cases else {}
+    absent = {name for name in ANOMALIES if not plan.anomalies}
+    found = {**rows, **spectra, **maps, **cases}
+    lengths = {"event": len(plan.events), "radius": len(plan.radii), "point": len(plan.points)}
+    return {name: dims for name, dims in found.items() if name not in absent and all(lengths.get(dim, 1) for dim in dims)}
+
+
+def assemble(plan: Plan, sums: Mapping[str, np.ndarray]) -> xr.Dataset:
+    """The state of a plan from its sums, {variable: array}; one that is not given is zero (of cases: missing)."""
+    dims_of = variables(plan)
+    state = xr.Dataset(coords=coordinates(plan))
+    for name, dims in dims_of.items():
+        shape = tuple(state.sizes[dim] for dim in dims)
+        empty = np.full(shape, np.nan, np.float32) if name in CASES else np.zeros(shape)
+        state[name] = (dims, sums.get(name, empty))
+    state["truth_edges"] = (("channel", "edge"), np.stack([plan.bin_edges[channel] for channel in plan.channels]))
+    state["in_training"] = (("time", "prediction_timedelta"), training_flags(plan.times, plan.leads, plan.attrs))
+    used = {dim for array in state.data_vars.values() for dim in array.dims}
+    state = state.drop_dims([dim for dim in state.dims if dim not in used])
     state.attrs = {
-        **(attrs or {}),
+        **plan.attrs,
         "kind": KIND,
-        "members": members,
-        "units": json.dumps({name: units[name] for name in channels}),
+        "members": plan.members,
+        "units": json.dumps({name: plan.units[name] for name in plan.channels}),
     }
     return state
 
@@ -114,8 +134,8 @@ def units_of(state: xr.Dataset) -> dict[str, str]:
 def merge(states: Sequence[xr.Dataset]) -> xr.Dataset:
     """The state of all initialisations of `states`, in order of time.
 
-    Raises InputError unless members, channels, units, leads, cells and grid are equal and the initialisations disjoint: sums of
-    ensembles of unequal size do not add, and an initialisation counted twice would narrow every interval.
+    Raises InputError unless members, channels, units, leads, cells, events and grid are equal and the initialisations disjoint:
+    sums of ensembles of unequal size do not add, and an initialisation counted twice would narrow every interval.
     """
     if not states:
         raise InputError("merge: no score states given")
@@ -128,15 +148,19 @@ def merge(states: Sequence[xr.Dataset]) -> xr.Dataset:
         raise InputError(f"merge: {repeated.size} initialisations are in more than one state, first {repeated[0]:%Y-%m-%dT%H}")
     if len(states) == 1:
         return first
-    by_time = [name for name, array in first.data_vars.items() if "time" in array.dims]
-    rows = xr.concat([state[by_time] for state in states], dim="time", join="exact").sortby("time")
-    rows = rows.assign_coords(latitude=first["latitude"], longitude=first["longitude"])
     # in order of time, so that a campaign merged from parts in any order has the same bits
     ordered = sorted(states, key=lambda state: state["time"].values[0])
-    for name in MAPS:
-        rows[f"map_{name}"] = (MAP_DIMS, np.sum([state[f"map_{name}"].values for state in ordered], axis=0))
-    rows.attrs = first.attrs
-    return rows[list(first.data_vars)]
+    whole = first.drop_dims([dim for dim in ("time", "case_time") if dim in first.dims])
+    for name in (name for name in whole.data_vars if str(name).startswith("map_")):
+        whole[name] = (MAP_DIMS, np.sum([state[name].values for state in ordered], axis=0))
+    for dim in ("time", "case_time"):
+        holders = [state for state in ordered if dim in state.dims]
+        if holders:
+            names = [name for name, array in holders[0].data_vars.items() if dim in array.dims]
+            joined = xr.concat([state[names] for state in holders], dim=dim, join="exact").sortby(dim)
+            whole = whole.assign({name: joined[name].transpose(*holders[0][name].dims) for name in names})
+    whole.attrs = first.attrs
+    return whole[list(first.data_vars)]
 
 
 def save(state: xr.Dataset, path: str | Path) -> Path:
@@ -159,106 +183,9 @@ def open_state(path: str | Path) -> xr.Dataset:
     state = open_store(path)
     if state.attrs.get("kind") != KIND:
         raise InputError(f"{path} is not a score state; `plumecast verify` makes one from a forecast store")
+    if "hersbach_alpha" not in state:
+        raise InputError(f"{path} was written by an earlier version; remove it and run `plumecast verify` again")
     return state.load()
-
-
-def scores_table(state: xr.Dataset, region: str | None = None) -> xr.Dataset:
-    """The scores by channel and lead, averaged over a region (default: the whole grid) and all initialisations.
-
-    Dataset (channel, prediction_timedelta): crps (fair; with one member the MAE, see attrs["estimator"]), rmse, bias, spread,
-    ssr (NaN with one member), n (initialisations that count), dropped (cases left out), and rank_histogram (..., rank) summing
-    to 1. Units in attrs["units"]. Raises InputError for an unknown region.
-    """
-    rows = region_sums(state, region)
-    pooled = rows.sum("time")
-    scores = ratios(pooled, int(state.attrs["members"]))
-    scores["n"] = (rows["weight"] > 0).sum("time")
-    scores["dropped"] = pooled["dropped"].astype(np.int64)
-    scores["rank_histogram"] = pooled["ranks"] / pooled["weight"].where(pooled["weight"] > 0)
-    estimator = "fair" if state.attrs["members"] > 1 else "mae"
-    scores.attrs = {**state.attrs, "region": region or next(iter(regions_of(state))), "estimator": estimator, "policy": POLICY}
-    scores["crps"].attrs["estimator"] = estimator
-    return scores
-
-
-def ratios(sums: xr.Dataset, members: int) -> xr.Dataset:
-    """Scores from merged sums: every division, root and ratio of the package happens here, last."""
-    weight = sums["weight"].where(sums["weight"] > 0)
-    mse = sums["squared_error"] / weight
-    scores = xr.Dataset(
-        {
-            "crps": (sums["abs_error"] - sums["gini"] / 2) / weight,
-            "rmse": mse**0.5,
-            "bias": sums["error"] / weight,
-        }
-    )
-    variance = sums["variance"] / weight if members > 1 else mse * np.nan
-    scores["spread"] = variance**0.5
-    scores["ssr"] = ((members + 1) / members * variance / mse.where(mse > 0)) ** 0.5
-    return scores
-
-
-def region_sums(state: xr.Dataset, region: str | None = None) -> xr.Dataset:
-    """The sums and ranks of a region, (channel, time, prediction_timedelta[, rank])."""
-    regions = regions_of(state)
-    region = region or next(iter(regions))
-    if region not in regions:
-        raise InputError(f"region {region!r} is not known; the state of {state.attrs.get('model', '?')} has {', '.join(regions)}")
-    return state[[*SUMS, "ranks"]].sel(cell=regions[region]).sum("cell")
-
-
-def paired_sums(state: xr.Dataset, reference: xr.Dataset, region: str | None = None) -> tuple[xr.Dataset, xr.Dataset]:
-    """The region's sums of both on the initialisations and leads they share, cleared where either of them has nothing.
-
-    A row in which the two hold different cases (unequal weight, because one of them lacks points) is cleared in both: skill
-    compares identical cases only. Raises InputError if they share no channel, lead or initialisation, or if units differ.
-    """
-    sums = [region_sums(which, region).drop_dims("rank") for which in (state, reference)]
-    ours, theirs = xr.align(*sums, join="inner")
-    empty_dims = [dim for dim in ("channel", "time", "prediction_timedelta") if ours.sizes[dim] == 0]
-    names = f"{state.attrs.get('model', 'forecast')} and {reference.attrs.get('model', 'reference')}"
-    if empty_dims:
-        raise InputError(f"{names} share no {empty_dims[0]}; verify both on the same initialisations, leads and channels")
-    units, other_units = units_of(state), units_of(reference)
-    unlike = [f"{c}: {units[c]} and {other_units[c]}" for c in map(str, ours["channel"].values) if units[c] != other_units[c]]
-    if unlike:
-        raise InputError(f"{names} have different units ({'; '.join(unlike)})")
-    same = (ours["weight"] > 0) & (abs(ours["weight"] - theirs["weight"]) <= 1e-9 * ours["weight"])
-    return ours.where(same, 0.0), theirs.where(same, 0.0)
-
-
-def skill(state: xr.Dataset, reference: xr.Dataset, region: str | None = None) -> xr.Dataset:
-    """CRPS skill score 1 - CRPS / CRPS of the reference, both over identical initialisations and weights.
-
-    Dataset (channel, prediction_timedelta): crpss, crps, crps_reference, n (common initialisations). Each CRPS is the fair one;
-    that of a single-member forecast is its MAE. NaN where there is no common initialisation or the reference is perfect.
-    """
-    ours, theirs = paired_sums(state, reference, region)
-    crps = ratios(ours.sum("time"), int(state.attrs["members"]))["crps"]
-    crps_reference = ratios(theirs.sum("time"), int(reference.attrs["members"]))["crps"]
-    crpss = 1 - crps / crps_reference.where(crps_reference > 0)
-    result = xr.Dataset({"crpss": crpss, "crps": crps, "crps_reference": crps_reference, "n": (ours["weight"] > 0).sum("time")})
-    result.attrs = {"model": state.attrs.get("model", ""), "reference": reference.attrs.get("model", "")}
-    return result
-
-
-def maps(state: xr.Dataset) -> xr.Dataset:
-    """Mean scores of each grid point over all initialisations: crps, rmse, bias, spread (channel, lead, latitude, longitude)."""
-    sums = xr.Dataset({name: state[f"map_{name}"] for name in MAPS if name != "count"}).assign(weight=state["map_count"])
-    fields = ratios(sums, int(state.attrs["members"]))[["crps", "rmse", "bias", "spread"]]
-    fields.attrs = state.attrs
-    return fields
-
-
-def in_training(state: xr.Dataset) -> str:
-    """A sentence that says how many initialisations touch the training or validation period; empty if none does."""
-    flags = state["in_training"].max("prediction_timedelta")
-    found = [(name, int((flags == level).sum())) for level, name in ((2, "training"), (1, "validation"))]
-    parts = [f"{count} with an initialisation or valid time in the {name} period" for name, count in found if count]
-    if not parts:
-        return ""
-    model = state.attrs.get("model", "forecast")
-    return f"{model}: of {flags.size} initialisations {' and '.join(parts)}; these scores are not independent of training"
 
 
 def _check_alike(first: xr.Dataset, other: xr.Dataset) -> None:
@@ -267,9 +194,14 @@ def _check_alike(first: xr.Dataset, other: xr.Dataset) -> None:
         faults.append(f"members {first.attrs['members']} and {other.attrs['members']}")
     if units_of(first) != units_of(other):
         faults.append(f"channels or units {units_of(first)} and {units_of(other)}")
-    dims = ("prediction_timedelta", "cell", "latitude", "longitude")
-    faults += [f"different {dim}" for dim in dims if not np.array_equal(first[dim].values, other[dim].values)]
-    if first.attrs.get("model") != other.attrs.get("model"):
-        faults.append(f"models {first.attrs.get('model')} and {other.attrs.get('model')}")
+    for dim in ("prediction_timedelta", "drawn_lead", "cell", "zone", "latitude", "longitude", "event", "radius", "truth_edges"):
+        values = [state[dim].values if dim in state.variables else np.empty(0) for state in (first, other)]
+        if not np.array_equal(*values):
+            faults.append(f"different {dim}")
+    faults += [
+        f"{name} {first.attrs.get(name)} and {other.attrs.get(name)}"
+        for name in ("model", "climatology")
+        if first.attrs.get(name) != other.attrs.get(name)
+    ]
     if faults:
         raise InputError("merge: score states do not add: " + "; ".join(faults))

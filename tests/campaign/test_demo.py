@@ -10,7 +10,8 @@ import pytest
 
 from data_pipeline import open_analysis, open_forecast
 from forecast.demo import run_demo
-from verification.state import open_state, scores_table
+from verification.readout import scores_table
+from verification.state import open_state
 
 pytestmark = pytest.mark.campaign
 

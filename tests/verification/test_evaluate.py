@@ -14,9 +14,13 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.store import write_dataset
 from verification import area_weights, crps, evaluate, rmse
-from verification.evaluate import Accumulator, parse_periods, plan_for, score_store, training_flags, truth_rows
+from verification.accumulate import Accumulator
 from verification.evaluate import evaluate as score
-from verification.state import SUMS, merge, scores_table
+from verification.evaluate import score_store
+from verification.onepass import SUMS
+from verification.plan import parse_periods, plan_for, training_flags, truth_rows
+from verification.readout import scores_table
+from verification.state import merge
 
 GRID = Grid.named("12x6")
 HOUR = np.timedelta64(1, "h").astype("timedelta64[ns]")

@@ -144,15 +144,12 @@ def test_the_order_of_the_members_does_not_matter(size: int, seed: int) -> None:
     )
 
 
-def test_cell_sums_share_ties_and_count_what_they_drop() -> None:
-    members = np.array([[0.0, 0, 1, 3], [2, 5, 3, 9], [1, np.nan, 2, 3]]).T[None].copy()
-    truth = np.array([[0.0, 4, 2]])
-    found = kernels.point_statistics(members, truth)
-    weights, cells = np.array([0.5, 2.0, 1.0]), np.array([0, 1, 0])
-    sums, histogram, maps = np.zeros((7, 2)), np.zeros((2, 5)), np.zeros((6, 3))
-    kernels.add_to_cells(found, 0, weights, cells, sums, histogram, maps)
-    np.testing.assert_allclose(histogram, [[0.5 / 3, 0.5 / 3, 0.5 / 3, 0, 0], [0, 0, 2, 0, 0]])
-    np.testing.assert_allclose(sums[:, 1], [2, 4.5, 2 * 23 / 6, 2 * 115 / 12, 2 * 0.5625, 1.5, 0])
-    np.testing.assert_allclose(sums[[0, 6], 0], [0.5, 1])
-    np.testing.assert_allclose(maps[0], [1, 1, 0])
-    np.testing.assert_allclose(maps[:, 1], [1, 2.25, 23 / 6, 115 / 12, 0.5625, 0.75])
+@pytest.mark.parametrize("size", range(1, 34))
+def test_the_merging_network_finishes_what_sorted_eights_begin(size: int) -> None:
+    rng = np.random.default_rng(size)
+    columns = rng.integers(0, 5, (size, 200))
+    whole = size // 8 * 8
+    columns[:whole] = np.sort(columns[:whole].reshape(-1, 8, 200), axis=1).reshape(whole, 200)
+    for low, high in kernels.merging_network(size):
+        columns[[low, high]] = np.minimum(columns[low], columns[high]), np.maximum(columns[low], columns[high])
+    assert (np.diff(columns, axis=0) >= 0).all()

@@ -17,7 +17,8 @@ from data_pipeline.grid import Grid
 from verification.report import write_report
 from verification.report.tables import card_leads, interval, number
 from verification.significance import intervals
-from verification.state import cells_of, region_sums, scores_table, skill
+from verification.readout import region_sums, scores_table, skill
+from verification.regions import cells_of
 
 CHANNELS = {"geopotential_500": ("m2 s-2", 5e4, 800.0), "2m_temperature": ("K", 285.0, 3.0)}
 

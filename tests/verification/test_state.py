@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from verification import area_weights, bias, crps, rank_histogram, rmse, spread_skill
+from verification import area_weights, bias, crps, rank_histogram, readout, rmse, spread_skill
 from verification import state as states
-from verification.evaluate import Accumulator, Plan
+from verification.accumulate import Accumulator
+from verification.onepass import SUMS
+from verification.plan import Plan
 
 GRID = Grid.named("16x9")
 CHANNELS = ("geopotential_500", "2m_temperature")
@@ -81,7 +83,7 @@ def test_scores_read_from_the_state_are_those_of_the_fields(
     }[region]
     weights = area_weights(GRID).where(inside, 0)
     dims = ["time", "latitude", "longitude"]
-    table = states.scores_table(state, region)
+    table = readout.scores_table(state, region)
     score = crps(forecast, truth)
     expected = {
         "crps": (score.fillna(0) * weights).sum(dims) / (score.notnull() * weights).sum(dims),
@@ -98,14 +100,14 @@ def test_scores_read_from_the_state_are_those_of_the_fields(
 
 
 def test_dropped_cases_are_counted(state: xr.Dataset) -> None:
-    dropped = states.scores_table(state)["dropped"]
+    dropped = readout.scores_table(state)["dropped"]
     assert int(dropped.sel(channel="geopotential_500")[0]) == 1
     assert int(dropped.sel(channel="2m_temperature")[1]) == 4
     assert int(dropped.sum()) == 5
 
 
 def test_maps_are_the_means_of_each_point(fields: tuple[xr.DataArray, xr.DataArray], state: xr.Dataset) -> None:
-    found = states.maps(state).transpose("prediction_timedelta", "channel", ...)
+    found = readout.maps(state).transpose("prediction_timedelta", "channel", ...)
     np.testing.assert_allclose(found["crps"], crps(*fields).mean("time"), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(found["rmse"], rmse(*fields, dim="time"), rtol=1e-12)
     np.testing.assert_allclose(found["spread"], spread_skill(*fields, dim="time")["spread"], rtol=1e-12)
@@ -117,7 +119,7 @@ def test_merged_parts_are_the_whole(fields: tuple[xr.DataArray, xr.DataArray], s
     parts = [state_of(forecast[cut], truth[cut]) for cut in (slice(0, 1), slice(1, 4), slice(4, 6))]
     merged = states.merge([parts[index] for index in order])
     xr.testing.assert_allclose(merged, state, rtol=1e-12)
-    for name in states.SUMS:
+    for name in SUMS:
         np.testing.assert_array_equal(merged[name], state[name])
     xr.testing.assert_identical(states.merge([state]), state)
 
@@ -126,9 +128,9 @@ def test_merged_parts_are_the_whole(fields: tuple[xr.DataArray, xr.DataArray], s
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 1000))
 def test_a_cut_anywhere_merges_to_the_whole(cut: int, members: int, seed: int) -> None:
     forecast, truth = fields_of(6, members, seed)
-    whole = states.scores_table(state_of(forecast, truth))
+    whole = readout.scores_table(state_of(forecast, truth))
     halves = [state_of(forecast[part], truth[part]) for part in (slice(0, cut), slice(cut, 6))]
-    xr.testing.assert_allclose(states.scores_table(states.merge(halves)), whole, rtol=1e-12)
+    xr.testing.assert_allclose(readout.scores_table(states.merge(halves)), whole, rtol=1e-12)
 
 
 def test_states_that_do_not_add_are_refused(fields: tuple[xr.DataArray, xr.DataArray], state: xr.Dataset) -> None:
@@ -137,7 +139,7 @@ def test_states_that_do_not_add_are_refused(fields: tuple[xr.DataArray, xr.DataA
     cases = {
         "members 4 and 3": state_of(forecast.assign_coords(later)[:, :, :3], truth.assign_coords(later)),
         "channels or units": state_of(forecast.assign_coords(later)[..., :1, :, :], truth.assign_coords(later)[:, :, :1]),
-        "models a and b": state_of(forecast.assign_coords(later), truth.assign_coords(later), model="b"),
+        "model a and b": state_of(forecast.assign_coords(later), truth.assign_coords(later), model="b"),
         "6 initialisations are in more than one state, first 2007-01-01T00": state,
     }
     for message, other in cases.items():
@@ -152,7 +154,7 @@ def test_a_saved_state_comes_back_whole_and_is_replaced_by_a_new_one(state: xr.D
     found = states.open_state(path)
     xr.testing.assert_equal(found, state)
     assert {name: found.attrs[name] for name in state.attrs} == state.attrs
-    xr.testing.assert_allclose(states.scores_table(found), states.scores_table(state), rtol=0)
+    xr.testing.assert_allclose(readout.scores_table(found), readout.scores_table(state), rtol=0)
     half = state.isel(time=slice(0, 3)).assign_attrs(inputs="other")
     states.save(half, path)
     assert states.open_state(path).sizes["time"] == 3
@@ -168,12 +170,14 @@ def test_only_score_states_are_opened_or_replaced(tmp_path: Path, state: xr.Data
         states.open_state(tmp_path / "absent")
 
 
-def test_one_member_is_scored_by_its_absolute_error(fields: tuple[xr.DataArray, xr.DataArray]) -> None:
+def test_one_member_has_no_fair_score_and_says_why(fields: tuple[xr.DataArray, xr.DataArray]) -> None:
     forecast, truth = fields
-    table = states.scores_table(state_of(forecast[:, :, :1], truth))
+    table = readout.scores_table(state_of(forecast[:, :, :1], truth))
     expected = abs(forecast[:, :, 0].astype(float) - truth).weighted(area_weights(GRID)).mean(["time", "latitude", "longitude"])
-    np.testing.assert_allclose(table["crps"].transpose("prediction_timedelta", "channel"), expected, rtol=1e-12)
-    assert table.attrs["estimator"] == table["crps"].attrs["estimator"] == "mae"
+    np.testing.assert_allclose(table["crps_ecdf"].transpose("prediction_timedelta", "channel"), expected, rtol=1e-12)
+    assert np.isnan(table["crps"]).all()
+    assert "the fair CRPS is undefined" in table.attrs["note"]
+    assert table.attrs["estimator"] == "none"
     assert np.isnan(table["ssr"]).all()
     assert np.isnan(table["spread"]).all()
 
@@ -182,19 +186,19 @@ def test_skill_is_one_minus_the_ratio_over_common_initialisations(fields: tuple[
     forecast, truth = fields_of()
     climatology = fields_of(seed=9)[0]
     ours, theirs = state_of(forecast[:5], truth[:5]), state_of(climatology[2:], truth[2:], model="climatology")
-    found = states.skill(ours, theirs)
+    found = readout.skill(ours, theirs)
     common = slice(2, 5)
-    scores = [states.scores_table(state_of(which[common], truth[common]))["crps"] for which in (forecast, climatology)]
+    scores = [readout.scores_table(state_of(which[common], truth[common]))["crps"] for which in (forecast, climatology)]
     np.testing.assert_allclose(found["crpss"], 1 - scores[0] / scores[1], rtol=1e-12)
     assert (found["n"] == 3).all()
-    assert (states.skill(ours, ours)["crpss"] == 0).all()
+    assert (readout.skill(ours, ours)["crpss"] == 0).all()
 
 
 def test_skill_leaves_out_initialisations_with_unlike_cases() -> None:
     forecast, truth = fields_of()
     holed = forecast.copy()
     holed[0, 0, 0, 0, 4, 4] = np.nan
-    found = states.skill(state_of(holed, truth), state_of(fields_of(seed=9)[0], truth, model="climatology"))
+    found = readout.skill(state_of(holed, truth), state_of(fields_of(seed=9)[0], truth, model="climatology"))
     n = found["n"].transpose("prediction_timedelta", "channel").values
     np.testing.assert_array_equal(n, [[5, 6], [6, 6], [6, 6]])
 
@@ -202,52 +206,38 @@ def test_skill_leaves_out_initialisations_with_unlike_cases() -> None:
 def test_skill_against_an_ensemble_of_another_size_uses_the_fair_score(fields: tuple[xr.DataArray, xr.DataArray]) -> None:
     forecast, truth = fields_of(members=9)
     big, small = state_of(forecast, truth), state_of(forecast[:, :, :2], truth, model="small")
-    found = states.skill(big, small)
-    np.testing.assert_allclose(found["crps_reference"], states.scores_table(small)["crps"])
+    found = readout.skill(big, small)
+    np.testing.assert_allclose(found["crps_reference"], readout.scores_table(small)["crps"])
     assert float(abs(found["crpss"]).max()) < 0.1  # the same distribution: fair scores differ by sampling only
 
 
 def test_nothing_in_common_and_unlike_units_are_named(state: xr.Dataset) -> None:
     later = state.assign_coords(time=state["time"] + np.timedelta64(1, "h"))
     with pytest.raises(InputError, match="share no time"):
-        states.skill(state, later)
+        readout.skill(state, later)
     celsius = state.assign_attrs(units=state.attrs["units"].replace('"K"', '"degC"'))
     with pytest.raises(InputError, match="2m_temperature: K and degC"):
-        states.skill(state, celsius)
+        readout.skill(state, celsius)
     with pytest.raises(InputError, match="region 'europe' is not known"):
-        states.scores_table(state, "europe")
-
-
-def test_the_bands_are_disjoint_and_cover_the_globe() -> None:
-    names, cells = states.cells_of(Grid.named("240x121"))
-    assert names == list(states.BANDS)
-    latitude = Grid.named("240x121").latitude
-    for index, name in enumerate(names):
-        low, high = states.BANDS[name]
-        rows = latitude[cells[:, 0] == index]
-        assert rows.min() >= low
-        assert rows.max() <= high
-    assert {latitude[row] for row in (cells[:, 0] == 2).nonzero()[0]} >= {-19.5, 0.0, 19.5}
-    parts = [band for name, bands in states.REGIONS.items() if name != "global" for band in bands]
-    assert sorted(parts) == sorted(states.REGIONS["global"]) == sorted(states.BANDS)
+        readout.scores_table(state, "europe")
 
 
 def test_a_regional_grid_is_one_domain() -> None:
     grid = Grid(np.array([40.0, 45, 50]), np.array([0.0, 5, 10]))
     forecast, truth = fields_of(grid=grid)
     state = state_of(forecast, truth)
-    assert list(states.regions_of(state)) == ["domain"]
+    assert list(readout.regions_of(state)) == ["domain"]
     weights = area_weights(grid)
     np.testing.assert_allclose(
-        states.scores_table(state)["rmse"].transpose("prediction_timedelta", "channel"),
+        readout.scores_table(state)["rmse"].transpose("prediction_timedelta", "channel"),
         rmse(forecast, truth, dim=["time", "latitude", "longitude"], weights=weights),
         rtol=1e-12,
     )
 
 
 def test_training_is_named_in_a_sentence(fields: tuple[xr.DataArray, xr.DataArray]) -> None:
-    assert states.in_training(state_of(*fields)) == ""
+    assert readout.in_training(state_of(*fields)) == ""
     touched = state_of(*fields, training_period="2000-01-01T00/2007-01-02T00", validation_period="2007-01-05T00/2007-01-05T12")
-    sentence = states.in_training(touched)
+    sentence = readout.in_training(touched)
     assert "of 6 initialisations 2 with an initialisation or valid time in the training period" in sentence
     assert "2 with an initialisation or valid time in the validation period" in sentence

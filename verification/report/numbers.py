@@ -8,12 +8,15 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from verification import state as score_state
+from verification import readout
 from verification.significance import intervals
 from verification.styles import style_of
 
-SCORES = ("crps", "rmse", "spread", "ssr", "bias")
-PLAIN = ("ssr", "crpss")  # without units
+SCORES = ("crps", "crps_ecdf", "rmse", "spread", "ssr", "bias", "acc")
+PLAIN = ("ssr", "crpss", "acc")  # without units
+REGIONS = (  # of the page, where the grid has them; the state can be read for more
+    "global", "domain", "northern extratropics", "tropics", "southern extratropics", "land", "sea", "domain land", "domain sea",
+)  # fmt: skip
 COLUMNS = ["model", "channel", "region", "lead_hours", "score", "reference", "value", "low", "high", "n", "units"]
 ORDER = ("channel", "prediction_timedelta")
 
@@ -25,13 +28,14 @@ def collect(states: Sequence[xr.Dataset], *, n_boot: int, seed: int) -> pd.DataF
     display units (NaN where there is none: the spread is printed without); n initialisations.
     """
     parts = []
-    for region in score_state.regions_of(states[0]):
+    for region in reported_regions(states[0]):
         for state in states:
-            scores = score_state.scores_table(state, region)
+            scores = readout.scores_table(state, region)
             limits = intervals(state, region=region, n_boot=n_boot, seed=seed)
-            parts += [_rows(scores, limits, name, model=model_of(state), region=region) for name in SCORES]
+            known = [name for name in SCORES if name in scores]
+            parts += [_rows(scores, limits, name, model=model_of(state), region=region) for name in known]
         for reference in states[1:]:
-            skill = score_state.skill(states[0], reference, region)
+            skill = readout.skill(states[0], reference, region)
             limits = intervals(states[0], reference, region=region, n_boot=n_boot, seed=seed)
             parts.append(_rows(skill, limits, "crpss", model=model_of(states[0]), region=region, reference=model_of(reference)))
     return pd.concat(parts, ignore_index=True)[COLUMNS]
@@ -53,13 +57,18 @@ def _rows(scores: xr.Dataset, limits: xr.Dataset, name: str, *, model: str, regi
     return table.assign(units=table["channel"].map(units), score=name, model=model, region=region, reference=reference)
 
 
+def reported_regions(state: xr.Dataset) -> list[str]:
+    """The regions of the page, the whole grid first."""
+    return [region for region in readout.regions_of(state) if region in REGIONS]
+
+
 def model_of(state: xr.Dataset) -> str:
     return str(state.attrs["model"])
 
 
 def map_fields(state: xr.Dataset) -> xr.Dataset:
     """`crps`, `bias` and `ssr` of each grid point (channel, prediction_timedelta, latitude, longitude) in SI units."""
-    means = score_state.maps(state)
+    means = readout.maps(state)
     members = int(state.attrs["members"])
     ratio = np.sqrt((members + 1) / members) * means["spread"] / means["rmse"].where(means["rmse"] > 0)
     return means[["crps", "bias"]].assign(ssr=ratio)

@@ -12,10 +12,10 @@ import pandas as pd
 import xarray as xr
 
 from data_pipeline.errors import InputError
-from verification.report import fields, figures, provenance, tables
-from verification.report.numbers import collect, map_fields
+from verification.readout import scores_table
+from verification.report import events, fields, figures, provenance, tables
+from verification.report.numbers import collect, map_fields, reported_regions
 from verification.report.tables import Table, card_leads, lead_name, pick
-from verification.state import regions_of, scores_table
 from verification.styles import Style, style_of
 
 LEVEL = 95  # per cent of the intervals
@@ -69,9 +69,10 @@ def write_report(
         "json_name": as_json.name,
         "notes": provenance.NOTES,
         "score_maps": _score_maps(states[0]),
+        "events": events.section(states),
         "case": fields.case_section(case, truth, model=names[0]) if case is not None else None,
         **_scorecard(numbers, names),
-        **_by_lead(numbers, names, list(regions_of(states[0]))),
+        **_by_lead(numbers, names, reported_regions(states[0])),
         **_ranks(states[0], names[0]),
     }
     out.write_text(_environment().get_template("template.html").render(context), encoding="utf-8")
@@ -100,7 +101,9 @@ def _scorecard(numbers: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
     here = numbers[numbers["model"] == names[0]]
     region = here["region"].iloc[0]
     channels = list(dict.fromkeys(here["channel"]))
-    wanted = [("crpss", reference) for reference in names[1:]] + [("crps", ""), ("ssr", "")]
+    single = here.loc[here["score"] == "crps", "value"].isna().all()
+    own = [("crps_ecdf", "")] if single else [("crps", ""), ("ssr", "")]
+    wanted = [("crpss", reference) for reference in names[1:]] + own
     cards = [
         tables.card(numbers, score=score, reference=reference, model=names[0], region=region, channels=channels)
         for score, reference in wanted
@@ -125,9 +128,12 @@ def _channel_curves(numbers: pd.DataFrame, channel: str, region: str, names: Seq
         rows = [(index, pick(here, model=name, score=score)) for index, name in enumerate(names)]
         return [figures.Line(chosen, index, dashed) for index, chosen in rows if chosen["value"].notna().any()]
 
+    fair = lines("crps")
+    single = [line for line in lines("crps_ecdf") if line.model not in {other.model for other in fair}]
+    note = "lower is better" + (f"; of {_named(single, names)} (one member) the MAE" if single else "")
     both = lines("rmse") + lines("spread", dashed=True)
     panels = [
-        ("fair CRPS", style.difference_units, lines("crps"), None, "lower is better"),
+        ("fair CRPS", style.difference_units, [*fair, *single], None, note),
         ("RMSE, spread", style.difference_units, both, None, "RMSE of the mean with markers, spread dashed; equal is calibrated"),
         ("spread/skill ratio", "", lines("ssr"), 1.0, "1 is calibrated, below 1 too confident"),
     ]
@@ -138,6 +144,10 @@ def _channel_curves(numbers: pd.DataFrame, channel: str, region: str, names: Seq
         drawn.append({"svg": picture, "caption": caption})
     table = tables.leads_table(numbers, channel=channel, region=region, models=names)
     return {"label": style.label, "long_name": style.long_name, "figures": drawn, "table": table}
+
+
+def _named(lines: Sequence[figures.Line], names: Sequence[str]) -> str:
+    return ", ".join(names[line.model] for line in lines)
 
 
 def _ranks(state: xr.Dataset, name: str) -> dict[str, Any]:
@@ -162,9 +172,10 @@ def _channel_ranks(shares: xr.DataArray, style: Style, leads: Sequence[float]) -
 
 
 def _score_maps(state: xr.Dataset) -> dict[str, Any]:
-    leads = card_leads(_hours(state), fields.MAP_DAYS)
+    means = map_fields(state)
+    leads = card_leads(_hours(means), fields.MAP_DAYS)
     labels = [str(label) for label in state["channel"].values]
-    return {"note": MAPS, "channels": fields.score_maps(map_fields(state), channels=labels, leads=leads)}
+    return {"note": MAPS, "channels": fields.score_maps(means, channels=labels, leads=leads)}
 
 
 def _hours(state: xr.Dataset) -> list[float]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from verification.readout import ONE_MEMBER, POLICY
 from verification.report.tables import Table, lead_name, stamp_name
 from verification.significance import TOO_FEW
-from verification.state import POLICY
 
 MODEL_KEYS = (
     "model",
@@ -86,13 +86,19 @@ def facts(states: Sequence[xr.Dataset], *, n_boot: int, seed: int) -> Facts:
         ("Leads", f"{len(leads)}, {span}"),
         ("Fields", f"{model.sizes['channel']} on {_grid(model)}"),
         ("Boundary", str(attrs.get("boundary", "none"))),
-        ("Estimator", "fair CRPS (one member: absolute error); sums over all cases first, division last"),
+        ("Estimator", _estimator(states)),
         ("Policy", POLICY),
         ("Left out", f"{_dropped(model)} for missing values"),
         ("Intervals", f"95 %, {n_boot} block bootstrap samples of the initialisations, seed {seed}" + _too_few(count)),
     ]
     head = [(label, text) for label, text in head if (label, text) != ("Boundary", "none")]
     return Facts(summary, head, _rest(attrs))
+
+
+def _estimator(states: Sequence[xr.Dataset]) -> str:
+    single = [str(state.attrs.get("model", "?")) for state in states if state.attrs.get("members") == 1]
+    note = f"; {_listing(single)}: {ONE_MEMBER}" if single else ""
+    return "fair CRPS; sums over all cases first, division last" + note
 
 
 def _rest(attrs: dict[Any, Any]) -> list[tuple[str, str]]:

@@ -20,10 +20,12 @@ from verification.styles import style_of
 CARD_DAYS = (1, 3, 5, 7, 10)
 SCORE_NAMES = {
     "crps": "fair CRPS",
+    "crps_ecdf": "ecdf CRPS",
     "rmse": "RMSE of the mean",
     "spread": "spread",
     "ssr": "spread/skill ratio",
     "bias": "bias of the mean",
+    "acc": "anomaly correlation",
     "crpss": "CRPS skill",
 }
 
@@ -125,7 +127,9 @@ def card(numbers: pd.DataFrame, *, score: str, model: str, region: str, channels
         chosen = pick(numbers, score=score, model=model, region=region, channel=channel, reference=reference)
         by_lead = {row.lead_hours: row for row in chosen.itertuples()}
         cells = [_cell(score, by_lead[lead]) if lead in by_lead else Cell("–") for lead in leads]
-        rows.append(CardRow(style.label, style.long_name, style.difference_units if score == "crps" else "", cells))
+        rows.append(
+            CardRow(style.label, style.long_name, style.difference_units if score in ("crps", "crps_ecdf") else "", cells)
+        )
     used = pick(numbers, score=score, model=model, region=region, reference=reference)["n"]
     count = f"n = {used.min()}" if used.nunique() == 1 else f"n = {used.min()} to {used.max()}" if len(used) else "n = 0"
     name = SCORE_NAMES[score] + (f" against {reference}" if reference else "")
@@ -153,7 +157,7 @@ def leads_table(numbers: pd.DataFrame, *, channel: str, region: str, models: Seq
     """All scores of all models by lead, for one channel and region: the table behind its curves."""
     style = style_of(channel)
     here = pick(numbers, channel=channel, region=region)
-    kinds = here[["model", "score", "reference"]].drop_duplicates()
+    kinds = here.dropna(subset="value")[["model", "score", "reference"]].drop_duplicates()
     columns = [
         (model, str(kind.score), str(kind.reference))
         for model in models

@@ -1,0 +1,298 @@
+"""The pass behind the score state: one read of the members leaves every sum that scores are read from.
+
+A tile of points is sorted once (`verification.kernels`); moments, ranks, the terms of the CRPS and of its decomposition,
+quantiles, and for each event the table and the terms of the threshold-weighted CRPS follow from it. Sums are of weight x
+statistic over the points of a cell, in the order of the points; the large tables are kept on zones, unions of cells.
+
+Numba's cache does not see that `kernels` changed: touch this file, too, when editing that one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from verification.kernels import TILE, load, merging_network, moment_sums, pair_sums, rank_counts, sort, tile_count
+
+SUMS = ("weight", "abs_error", "gini", "variance", "squared_error", "error", "mean_abs_error", "dropped")
+ANOMALIES = ("anomaly_product", "forecast_anomaly", "truth_anomaly")
+TAILS = ("weight", "abs_error", "gini")
+MAPS = ("count", "crps", "variance", "squared_error", "error")
+
+
+class FieldSums(NamedTuple):
+    """What one pass over the fields of some leads of one channel leaves: sums of weight x statistic, over the points of a cell.
+
+    sums (lead, SUMS, cell). anomalies (lead, ANOMALIES, cell). On zones, unions of cells: ranks (lead, zone, M + 1), ties shared
+    evenly; hersbach (lead, zone, 2, M + 1), the lengths alpha and beta; outliers (lead, zone, 2), weight of y < x_(1) and of
+    y <= x_(M); truth (lead, zone, bin, 2), weight and weight x (y - first edge); quantiles (lead, zone, level), pinball; table
+    (lead, event, zone, M + 1, 2), weight by number of members with the event and its occurrence; tails (lead, event, zone,
+    TAILS). maps (lead, MAPS, point), not summed. counts (lead, event, point): members with the event, -1 where there is no case.
+    infinite: how many cases held infinite values.
+    """
+
+    sums: np.ndarray
+    anomalies: np.ndarray
+    ranks: np.ndarray
+    hersbach: np.ndarray
+    outliers: np.ndarray
+    truth: np.ndarray
+    quantiles: np.ndarray
+    table: np.ndarray
+    tails: np.ndarray
+    maps: np.ndarray
+    counts: np.ndarray
+    infinite: np.ndarray
+
+
+def field_sums(
+    members: np.ndarray,
+    truth: np.ndarray,
+    weights: np.ndarray,
+    cells: np.ndarray,
+    zones: np.ndarray,
+    *,
+    edges: np.ndarray,
+    levels: np.ndarray,
+    climatology: np.ndarray | None = None,
+    thresholds: np.ndarray | None = None,
+    ops: np.ndarray | None = None,
+    first: int = 0,
+    keep_counts: bool = False,
+) -> FieldSums:
+    """One pass over members (lead, M, point) and truth (lead, point), C-contiguous and of one float type; see `FieldSums`.
+
+    first: where the points of the truth begin among those of the members, which may hold several channels.
+
+    weights, cells: (point,), cells numbered from 0. zones: (cell,), the zone of each cell. edges: ascending, between the bins of
+    the histogram of the truth, the outer ones open. levels: of the quantiles. climatology: (lead, point).
+    thresholds: (event, lead, point) in the members' type, with ops (event,) 0 >, 1 >=, 2 <, 3 <=; a missing threshold is no case
+    of that event. A case with a missing member or truth is left out and counted.
+    """
+    (leads, size, _), points = members.shape, truth.shape[1]
+    cell_count, zone_count = zones.size, int(zones.max()) + 1
+    events = 0 if thresholds is None else thresholds.shape[0]
+    out = FieldSums(
+        sums=np.zeros((leads, len(SUMS), cell_count)),
+        anomalies=np.zeros((leads, 0 if climatology is None else len(ANOMALIES), cell_count)),
+        ranks=np.zeros((leads, zone_count, size + 1)),
+        hersbach=np.zeros((leads, zone_count, 2, size + 1)),
+        outliers=np.zeros((leads, zone_count, 2)),
+        truth=np.zeros((leads, zone_count, edges.size + 1, 2)),
+        quantiles=np.zeros((leads, zone_count, levels.size)),
+        table=np.zeros((leads, events, zone_count, size + 1, 2)),
+        tails=np.zeros((leads, events, zone_count, len(TAILS))),
+        maps=np.zeros((leads, len(MAPS), points)),
+        counts=np.full((leads, events if keep_counts else 0, points), -1, np.int16),
+        infinite=np.zeros(1, np.int64),
+    )
+    nothing = np.empty((0, 0, 0), members.dtype)
+    _field_sums(
+        members, first, truth, weights, cells, zones, merging_network(size), edges, levels,
+        np.empty((0, 0)) if climatology is None else climatology,
+        nothing if thresholds is None else thresholds, np.empty(0, np.int64) if ops is None else ops, out,
+    )  # fmt: skip
+    return out
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})
+def _dot(a, b):  # type: ignore[no-untyped-def]
+    """Sum of a x b; the only place where the order of a sum is the compiler's, which lets it vectorise."""
+    total = 0.0
+    for i in range(TILE):
+        total += a[i] * b[i]
+    return total
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _tail_sums(buffer, y, threshold, above, absolute, pairs):  # type: ignore[no-untyped-def]
+    """`pair_sums` of members and truth clipped at the threshold from below (`above`) or from above: clipping keeps the order."""
+    size = buffer.shape[0]
+    lowest, highest, truth = np.empty(TILE), np.empty(TILE), np.empty(TILE)
+    middle = buffer[size // 2]
+    for i in range(TILE):
+        lowest[i] = np.float64(threshold[i]) if above else -np.inf
+        highest[i] = np.inf if above else np.float64(threshold[i])
+        truth[i] = min(max(y[i], lowest[i]), highest[i])
+        absolute[i] = abs(min(max(np.float64(middle[i]), lowest[i]), highest[i]) - truth[i]) if size % 2 else 0.0
+        pairs[i] = 0.0
+    for m in range(size // 2):
+        weight = float(size - 1 - 2 * m)
+        lower, upper = buffer[m], buffer[size - 1 - m]
+        for i in range(TILE):
+            low = min(max(np.float64(lower[i]), lowest[i]), highest[i])
+            high = min(max(np.float64(upper[i]), lowest[i]), highest[i])
+            absolute[i] += abs(low - truth[i]) + abs(high - truth[i])
+            pairs[i] += weight * (high - low)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _happens(value, threshold, op):  # type: ignore[no-untyped-def]
+    if op == 0:
+        return value > threshold
+    if op == 1:
+        return value >= threshold
+    if op == 2:
+        return value < threshold
+    return value <= threshold
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _count_events(buffer, threshold, op, hits):  # type: ignore[no-untyped-def]
+    for i in range(TILE):
+        hits[i] = 0
+    for m in range(buffer.shape[0]):
+        row = buffer[m]
+        if op == 0:
+            for i in range(TILE):
+                hits[i] += np.int32(row[i] > threshold[i])
+        elif op == 1:
+            for i in range(TILE):
+                hits[i] += np.int32(row[i] >= threshold[i])
+        elif op == 2:
+            for i in range(TILE):
+                hits[i] += np.int32(row[i] < threshold[i])
+        else:
+            for i in range(TILE):
+                hits[i] += np.int32(row[i] <= threshold[i])
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _find_slots(y, edges, slots):  # type: ignore[no-untyped-def]
+    """Numbers of edges not above y: comparing all of them along the tile is faster than a search for each point."""
+    for i in range(TILE):
+        slots[i] = 0
+    for k in range(edges.size):
+        edge = edges[k]
+        for i in range(TILE):
+            slots[i] += np.int32(y[i] >= edge)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _add_hersbach(buffer, y, weight, lengths, outliers):  # type: ignore[no-untyped-def]
+    """Add one zone's share of a tile to its lengths (2, M + 1) and outliers (2,): Hersbach 2000, with the outer bins."""
+    size = buffer.shape[0]
+    alpha, beta = np.empty(TILE), np.empty(TILE)
+    first, last = buffer[0], buffer[size - 1]
+    for i in range(TILE):
+        beta[i] = max(np.float64(first[i]) - y[i], 0.0)
+        alpha[i] = max(y[i] - np.float64(last[i]), 0.0)
+        outliers[0] += weight[i] if y[i] < np.float64(first[i]) else 0.0
+        outliers[1] += weight[i] if y[i] <= np.float64(last[i]) else 0.0
+    lengths[1, 0] += _dot(weight, beta)
+    lengths[0, size] += _dot(weight, alpha)
+    for m in range(size - 1):
+        lower, upper = buffer[m], buffer[m + 1]
+        for i in range(TILE):
+            low, high = np.float64(lower[i]), np.float64(upper[i])
+            split = min(max(y[i], low), high)
+            alpha[i], beta[i] = split - low, high - split
+        lengths[0, m + 1] += _dot(weight, alpha)
+        lengths[1, m + 1] += _dot(weight, beta)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _field_sums(  # type: ignore[no-untyped-def]
+    members, first, truths, weights, cells, zones, network, edges, levels, climatology, thresholds, ops, out
+):
+    size, points = members.shape[1], truths.shape[1]
+    zone_count = out.ranks.shape[1]
+    tiles = tile_count(size, members.itemsize)
+    buffers = np.empty((tiles, size, TILE), members.dtype)
+    own, threshold = np.zeros(TILE, members.dtype), np.zeros(TILE, members.dtype)
+    y, w, zone_weight = np.zeros(TILE), np.zeros(TILE), np.zeros(TILE)
+    absolute, pairs, centre, total, squares = np.empty(TILE), np.empty(TILE), np.empty(TILE), np.empty(TILE), np.empty(TILE)
+    below, ties = np.empty(TILE, np.int32), np.empty(TILE, np.int32)
+    hits, slots = np.empty(TILE, np.int32), np.empty(TILE, np.int32)
+    zone, present = np.zeros(TILE, np.int64), np.zeros(zone_count, np.bool_)
+    scale = 2.0 / max(size * (size - 1), 1)
+    for case in range(members.shape[0]):
+        for start in range(0, points, TILE):
+            tile = start // TILE % tiles
+            if tile == 0:
+                load(members[case : case + 1], first + start, min(tiles * TILE, points - start), buffers)
+            buffer = buffers[tile]
+            count = min(TILE, points - start)
+            sort(buffer, network)
+            own[:], y[:], w[:] = 0, 0.0, 0.0
+            for i in range(count):
+                own[i] = truths[case, start + i]
+                y[i] = own[i]
+                w[i] = weights[start + i]
+                zone[i] = zones[cells[start + i]]
+            pair_sums(buffer, y, absolute, pairs)
+            present[:] = False
+            for i in range(count):
+                if np.isfinite(absolute[i]):
+                    present[zone[i]] = True
+                    continue
+                # from here on an empty column: it has no weight, and nothing of it reaches a sum
+                out.infinite[0] += np.isinf(absolute[i]) or np.isinf(y[i])
+                out.sums[case, 7, cells[start + i]] += 1.0
+                buffer[:, i] = 0
+                own[i], y[i], w[i], absolute[i], pairs[i] = 0, 0.0, 0.0, 0.0, 0.0
+            moment_sums(buffer, centre, total, squares)
+            rank_counts(buffer, own, below, ties)
+            _find_slots(y, edges, slots)
+            for i in range(count):
+                if w[i] == 0.0:
+                    continue
+                p, cell = start + i, cells[start + i]
+                error = (centre[i] - y[i]) + total[i] / size
+                # the middle member is within one standard deviation of the mean, so this difference loses at most one bit
+                variance = max(squares[i] - total[i] * total[i] / size, 0.0) / max(size - 1, 1)
+                sums = out.sums[case, :, cell]
+                sums[0] += w[i]
+                sums[1] += w[i] * (absolute[i] / size)
+                sums[2] += w[i] * (pairs[i] * scale)
+                sums[3] += w[i] * variance
+                sums[4] += w[i] * (error * error)
+                sums[5] += w[i] * error
+                sums[6] += w[i] * abs(error)
+                out.maps[case, 0, p] = 1.0
+                out.maps[case, 1, p] = absolute[i] / size - pairs[i] * scale / 2
+                out.maps[case, 2, p] = variance
+                out.maps[case, 3, p] = error * error
+                out.maps[case, 4, p] = error
+                share = w[i] / (ties[i] + 1)
+                for rank in range(below[i], below[i] + ties[i] + 1):
+                    out.ranks[case, zone[i], rank] += share
+                out.truth[case, zone[i], slots[i], 0] += w[i]
+                out.truth[case, zone[i], slots[i], 1] += w[i] * (y[i] - edges[0])
+                if climatology.shape[0] > 0 and np.isfinite(climatology[case, p]):
+                    truth_anomaly = y[i] - climatology[case, p]
+                    anomaly = error + truth_anomaly
+                    out.anomalies[case, 0, cell] += w[i] * (anomaly * truth_anomaly)
+                    out.anomalies[case, 1, cell] += w[i] * (anomaly * anomaly)
+                    out.anomalies[case, 2, cell] += w[i] * (truth_anomaly * truth_anomaly)
+            for q in range(levels.size):
+                place = levels[q] * (size - 1)
+                lower = min(int(place), max(size - 2, 0))
+                for i in range(count):
+                    low = np.float64(buffer[lower, i])
+                    value = low + (place - lower) * (np.float64(buffer[min(lower + 1, size - 1), i]) - low)
+                    out.quantiles[case, zone[i], q] += w[i] * (((1.0 if y[i] < value else 0.0) - levels[q]) * (value - y[i]))
+            for z in range(zone_count):
+                if not present[z]:
+                    continue
+                for i in range(TILE):
+                    zone_weight[i] = w[i] if zone[i] == z else 0.0
+                _add_hersbach(buffer, y, zone_weight, out.hersbach[case, z], out.outliers[case, z])
+            for e in range(thresholds.shape[0]):
+                for i in range(count):
+                    threshold[i] = thresholds[e, case, start + i]
+                _count_events(buffer, threshold, ops[e], hits)
+                _tail_sums(buffer, y, threshold, ops[e] < 2, absolute, pairs)
+                for i in range(count):
+                    if w[i] == 0.0 or not np.isfinite(threshold[i]):
+                        continue
+                    observed = int(_happens(own[i], threshold[i], ops[e]))
+                    out.table[case, e, zone[i], hits[i], observed] += w[i]
+                    tail = out.tails[case, e, zone[i]]
+                    tail[0] += w[i]
+                    tail[1] += w[i] * (absolute[i] / size)
+                    tail[2] += w[i] * (pairs[i] * scale)
+                    if out.counts.shape[1] > 0:
+                        out.counts[case, e, start + i] = hits[i]
