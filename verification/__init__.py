@@ -6,40 +6,67 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verification.accumulate import Accumulator
     from verification.decomposition import crps_decomposition
     from verification.distribution import crps, crps_gaussian, crps_quadrature, twcrps
-    from verification.evaluate import Accumulator, Plan, score_store
+    from verification.evaluate import score_store
+    from verification.events import brier, economic_value, event_table, reliability, roc, rps, sedi
     from verification.multivariate import energy_score, variogram_score
+    from verification.neighbourhood import fss
+    from verification.plan import Event, Plan
     from verification.quantiles import efi, interval_score, quantile_score, sot, wis
+    from verification.readout import event_scores, scores_table, skill
     from verification.scores import acc, area_weights, bias, conditional_spread_skill, rank_histogram, rmse, spread_skill
     from verification.significance import compare, intervals
-    from verification.state import merge, open_state, scores_table, skill
+    from verification.spectra import (
+        log_spectral_distance,
+        power_spectrum,
+        spectral_divergence,
+        spectral_residual,
+        spectral_variance_ratio,
+    )
+    from verification.state import merge, open_state
 
 __all__ = [
     "Accumulator",
+    "Event",
     "Plan",
     "acc",
     "area_weights",
     "bias",
+    "brier",
     "compare",
     "conditional_spread_skill",
     "crps",
     "crps_decomposition",
     "crps_gaussian",
     "crps_quadrature",
+    "economic_value",
     "efi",
     "energy_score",
+    "event_scores",
+    "event_table",
+    "fss",
     "interval_score",
     "intervals",
+    "log_spectral_distance",
     "merge",
     "open_state",
+    "power_spectrum",
     "quantile_score",
     "rank_histogram",
+    "reliability",
     "rmse",
+    "roc",
+    "rps",
     "score_store",
     "scores_table",
+    "sedi",
     "skill",
     "sot",
+    "spectral_divergence",
+    "spectral_residual",
+    "spectral_variance_ratio",
     "spread_skill",
     "twcrps",
     "variogram_score",
@@ -47,14 +74,20 @@ __all__ = [
 ]
 
 _HOMES = {
+    "accumulate": ("Accumulator",),
     "decomposition": ("crps_decomposition",),
     "distribution": ("crps", "crps_gaussian", "crps_quadrature", "twcrps"),
-    "evaluate": ("Accumulator", "Plan", "score_store"),
+    "evaluate": ("score_store",),
+    "events": ("brier", "economic_value", "event_table", "reliability", "roc", "rps", "sedi"),
     "multivariate": ("energy_score", "variogram_score"),
+    "neighbourhood": ("fss",),
+    "plan": ("Event", "Plan"),
     "quantiles": ("efi", "interval_score", "quantile_score", "sot", "wis"),
+    "readout": ("event_scores", "scores_table", "skill"),
     "scores": ("acc", "area_weights", "bias", "conditional_spread_skill", "rank_histogram", "rmse", "spread_skill"),
     "significance": ("compare", "intervals"),
-    "state": ("merge", "open_state", "scores_table", "skill"),
+    "spectra": ("log_spectral_distance", "power_spectrum", "spectral_divergence", "spectral_residual", "spectral_variance_ratio"),
+    "state": ("merge", "open_state"),
 }
 
 
