@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+PEERS = "needs the extra peers: pip install plumecast[peers]"
 FOUR_CASES = np.array([[2.0, 5, 3, 9], [1, 2, 4, 4], [0, 1, 3, 6], [2, 4, 6, 8]])
 FOUR_TRUTHS = np.array([4.0, 0, 7, 4])
 

@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from data_pipeline.errors import InputError
-from tests.verification.ensembles import drawn, ensemble, pairwise, rain
+from tests.verification.ensembles import PEERS, drawn, ensemble, pairwise, rain
 from verification import crps, crps_gaussian, crps_quadrature, twcrps
-
-PEERS = "needs the extra peers: pip install plumecast[peers]"
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import InputError
-from tests.verification.ensembles import drawn, rain
+from tests.verification.ensembles import PEERS, drawn, rain
 from verification import crps, energy_score, variogram_score
 
-PEERS = "needs the extra peers: pip install plumecast[peers]"
 TRIANGLE = np.array([[[0.0, 0], [3, 4], [6, 0]]])
 CENTRE = np.array([[3.0, 0]])
 

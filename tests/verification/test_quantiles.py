@@ -11,9 +11,8 @@ import xarray as xr
 from scipy import integrate
 
 from data_pipeline.errors import InputError
+from tests.verification.ensembles import PEERS
 from verification import crps, efi, interval_score, quantile_score, sot, wis
-
-PEERS = "needs the extra peers: pip install plumecast[peers]"
 
 
 def point(value: float) -> xr.DataArray:
