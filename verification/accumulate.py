@@ -120,16 +120,16 @@ class Accumulator:
         """Take what `score_fields` made of a block. Raises InputError if part of it was taken before."""
         self._refuse_twice(block)
         channels, t, leads = self._place(block)
-        self._added[np.ix_(channels, [t], leads)] = True
+        self._added[channels[:, None], t, leads] = True
         in_drawn = np.searchsorted(self.plan.drawn, leads[np.isin(leads, self.plan.drawn)])
         for name, values in sums.items():
             target = self._sums[name]
             if name.startswith("map_"):
-                target[np.ix_(channels, in_drawn)] += values
+                target[channels[:, None], in_drawn] += values
                 continue
             row = list(self.plan.cases).index(block.time) if name in CASES else t
             columns = in_drawn if name in SPECTRA or "drawn_lead" in CASES.get(name, ()) else leads
-            target[np.ix_(channels, [row], columns)] = values[:, None]
+            target[channels[:, None], row, columns] = values
 
     def state(self) -> xr.Dataset:
         """The state of what was added so far; what was not has weight 0. See `verification.state` for its form."""
@@ -140,15 +140,15 @@ class Accumulator:
         """The sums so far, by variable of the state."""
         return self._sums
 
-    def _place(self, block: Block) -> tuple[list[int], int, np.ndarray]:
-        channels = [self.plan.channels.index(channel) for channel in block.channels]
+    def _place(self, block: Block) -> tuple[np.ndarray, int, np.ndarray]:
+        channels = np.array([self.plan.channels.index(channel) for channel in block.channels])
         return channels, int(self._times.get_loc(block.time)), self._leads.get_indexer(pd.Index(block.leads))
 
     def _refuse_twice(self, block: Block) -> None:
         channels, t, leads = self._place(block)
-        twice = np.argwhere(self._added[np.ix_(channels, [t], leads)])
+        twice = np.argwhere(self._added[channels[:, None], t, leads])
         if twice.size:
-            channel, lead = block.channels[twice[0][0]], pd.Timedelta(block.leads[twice[0][2]])
+            channel, lead = block.channels[twice[0][0]], pd.Timedelta(block.leads[twice[0][1]])
             raise InputError(f"score state: {channel} of {block.time} + {lead} was added before")
 
 

@@ -147,7 +147,7 @@ def plan_for(
         tuple(wanted), {label: offered[label] for label in wanted}, times, chosen, forecast.sizes["number"], grid, attrs,
         land=mask, edges={label: truth_edges(truth, Channel.parse(label)) for label in wanted},
         events=_events(events, climatology, wanted), radii=tuple(map(float, radii)),
-        cases=tuple(np.datetime64(case, "ns") for case in cases), points=dict(points or {}), anomalies=climatology is not None,
+        cases=tuple(cases), points=dict(points or {}), anomalies=climatology is not None,
     )  # fmt: skip
 
 

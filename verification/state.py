@@ -195,8 +195,8 @@ def _check_alike(first: xr.Dataset, other: xr.Dataset) -> None:
     if units_of(first) != units_of(other):
         faults.append(f"channels or units {units_of(first)} and {units_of(other)}")
     for dim in ("prediction_timedelta", "drawn_lead", "cell", "zone", "latitude", "longitude", "event", "radius", "truth_edges"):
-        values = [state[dim].values if dim in state.variables else np.empty(0) for state in (first, other)]
-        if not np.array_equal(*values):
+        ours, theirs = (state[dim].values if dim in state.variables else np.empty(0) for state in (first, other))
+        if not np.array_equal(ours, theirs):
             faults.append(f"different {dim}")
     faults += [
         f"{name} {first.attrs.get(name)} and {other.attrs.get(name)}"

@@ -12,6 +12,7 @@ import xarray as xr
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
+from data_pipeline.regrid import regrid
 from data_pipeline.store import write_dataset
 from verification import area_weights, crps, evaluate, rmse
 from verification.accumulate import Accumulator
@@ -248,3 +249,72 @@ def test_a_changed_truth_is_scored_again(tmp_path: Path) -> None:
         states.append(score_store(tmp_path / "noisy.zarr", path, tmp_path / "noisy.scores.zarr"))
     bias = [float(scores_table(state)["bias"].sel(channel="2m_temperature")[0]) for state in states]
     assert bias[1] == pytest.approx(bias[0] - 1, abs=1e-4)
+
+
+def test_parts_on_the_disk_are_not_scored_again_and_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "noisy.zarr", forecast())
+    write_dataset(tmp_path / "analysis.zarr", analysis())
+    places = (tmp_path / "noisy.zarr", tmp_path / "analysis.zarr")
+    monkeypatch.setattr(evaluate, "PART_BYTES", 1)  # an initialisation is a part
+    whole = score_store(*places, tmp_path / "whole.scores.zarr")
+    seen: list[tuple[int, int]] = []
+
+    def stop(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_store(*places, tmp_path / "cut.scores.zarr", progress=stop)
+    assert not (tmp_path / "cut.scores.zarr").exists()
+    scored: list[Any] = []
+    block = evaluate.score_block
+    monkeypatch.setattr(evaluate, "score_block", lambda *inputs: scored.append(inputs[-1].time) or block(*inputs))
+    again = score_store(*places, tmp_path / "cut.scores.zarr")
+    assert set(scored) <= set(forecast()["time"].values[2:])
+    xr.testing.assert_identical(again.drop_attrs(), whole.drop_attrs())
+    assert not (tmp_path / "cut.scores.zarr.parts").exists()
+
+
+@pytest.mark.parametrize("finer", ["forecast", "truth"])
+def test_the_finer_side_is_regridded_on_request_only(finer: str, tmp_path: Path) -> None:
+    fine, coarse = Grid.named("24x12"), GRID
+    data = forecast(grid=fine if finer == "forecast" else coarse, inits=2)
+    truth = analysis(grid=fine if finer == "truth" else coarse)
+    write_dataset(tmp_path / "noisy.zarr", data)
+    write_dataset(tmp_path / "analysis.zarr", truth)
+    places = (tmp_path / "noisy.zarr", tmp_path / "analysis.zarr", tmp_path / "noisy.scores.zarr")
+    with pytest.raises(InputError, match=re.escape("regrid one of them, or ask for it (--regrid)")):
+        score_store(*places)
+    expected = scores_table(score(regrid(data, coarse), regrid(truth, coarse)))
+    xr.testing.assert_allclose(scores_table(score_store(*places, regrid=True)), expected, rtol=1e-12)
+
+
+def test_a_weatherbench_ensemble_is_scored_as_it_is(tmp_path: Path) -> None:
+    ours = forecast()
+    theirs = ours.rename(number="realization").transpose(
+        "realization", "time", "prediction_timedelta", "level", "longitude", "latitude"
+    )
+    theirs = theirs.isel(latitude=slice(None, None, -1)).drop_attrs(deep=False)
+    theirs.to_zarr(tmp_path / "neural.zarr", zarr_format=2)
+    write_dataset(tmp_path / "noisy.zarr", ours)
+    write_dataset(tmp_path / "analysis.zarr", analysis())
+    states = [
+        score_store(tmp_path / f"{name}.zarr", tmp_path / "analysis.zarr", tmp_path / f"{name}.scores.zarr")
+        for name in ("noisy", "neural")
+    ]
+    expected, found = (scores_table(state)[["crps", "ssr", "bias"]].drop_attrs() for state in states)
+    xr.testing.assert_allclose(found.sel(channel=expected["channel"]), expected, rtol=1e-12)
+
+
+def test_a_cluster_gives_the_same_bits_as_threads(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    write_dataset(tmp_path / "noisy.zarr", forecast())
+    write_dataset(tmp_path / "analysis.zarr", analysis())
+    places = (tmp_path / "noisy.zarr", tmp_path / "analysis.zarr")
+    here = score_store(*places, tmp_path / "here.scores.zarr")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="tcp://", host="127.0.0.1"
+    ) as cluster:
+        there = score_store(*places, tmp_path / "there.scores.zarr", cluster=cluster.scheduler_address)
+    xr.testing.assert_identical(there, here)
