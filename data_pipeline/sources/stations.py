@@ -276,9 +276,9 @@ def _with_sites(
     """Rows with the site they belong to as `station`, and the sites: station -> latitude, longitude, elevation[, region]."""
     columns = ["latitude", "longitude", "elevation", *(["region"] if "region" in rows else [])]
     rows = rows.assign(position=rows.groupby(["station", *columns], dropna=False, sort=False).ngroup())
-    positions = rows.drop_duplicates("position").assign(site="")
+    positions = rows.drop_duplicates("position").assign(site=lambda table: table["station"])
     faults: list[str] = []
-    for station, group in positions.groupby("station", sort=False):
+    for station, group in positions[positions.duplicated("station", keep=False)].groupby("station", sort=False):
         numbers = _places(group, max_move)
         several = max(numbers) > 1
         positions.loc[group.index, "site"] = [f"{station}#{number}" if several else str(station) for number in numbers]
