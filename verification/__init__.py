@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from verification.quantiles import efi, interval_score, quantile_score, sot, wis
     from verification.readout import event_scores, scores_table, skill
     from verification.scores import acc, area_weights, bias, conditional_spread_skill, rank_histogram, rmse, spread_skill
-    from verification.significance import compare, intervals
+    from verification.significance import compare, compare_cells, intervals, scorecard
     from verification.spectra import (
         log_spectral_distance,
         power_spectrum,
@@ -36,6 +36,7 @@ __all__ = [
     "bias",
     "brier",
     "compare",
+    "compare_cells",
     "conditional_spread_skill",
     "crps",
     "crps_decomposition",
@@ -60,6 +61,7 @@ __all__ = [
     "roc",
     "rps",
     "score_store",
+    "scorecard",
     "scores_table",
     "sedi",
     "skill",
@@ -85,7 +87,7 @@ _HOMES = {
     "quantiles": ("efi", "interval_score", "quantile_score", "sot", "wis"),
     "readout": ("event_scores", "scores_table", "skill"),
     "scores": ("acc", "area_weights", "bias", "conditional_spread_skill", "rank_histogram", "rmse", "spread_skill"),
-    "significance": ("compare", "intervals"),
+    "significance": ("compare", "compare_cells", "intervals", "scorecard"),
     "spectra": ("log_spectral_distance", "power_spectrum", "spectral_divergence", "spectral_residual", "spectral_variance_ratio"),
     "state": ("merge", "open_state"),
 }

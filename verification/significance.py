@@ -1,23 +1,60 @@
 """How sure: intervals and paired tests that know that neighbouring initialisations are not independent.
 
-The sample is the initialisation: rows of sums, already averaged over space, are resampled in blocks and every ratio is taken
-after resampling (stationary bootstrap, Politis and Romano 1994: circular blocks of geometric length). Blocks are on average at
-least as long as the lead, counted in initialisation steps, because forecasts that overlap in time share their errors. What is not
-here: a test across correlated fields other than the false-discovery rate, and corrections for choosing among many models.
+The sample is the initialisation: rows of sums, already averaged over space, are tested as a series or resampled in blocks, and
+every ratio is taken after resampling. Blocks are on average at least as long as the lead, counted in initialisation steps,
+because forecasts that overlap in time share their errors. What is tested is the mean of the paired difference, never whether two
+intervals overlap. What is not here: corrections for choosing among many models.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import numpy as np
 import xarray as xr
-from scipy.special import ndtr, stdtr
 
 from data_pipeline.errors import InputError
-from verification.state import paired_sums, ratios, region_sums
+from verification.onepass import SUMS
+from verification.readout import comparable_crps, paired_sums, ratios, region_sums, regions_of
+from verification.regions import members_of
+from verification.timeseries import (
+    METHODS,
+    Method,
+    automatic_lag,
+    block_length,
+    effective_size,
+    in_steps,
+    lead_steps,
+    mean_test,
+    optimal_block_length,
+    resample_counts,
+    stationary_bootstrap,
+)
+
+__all__ = [
+    "SCORES", "TOO_FEW", "block_length", "compare", "compare_cells", "discoveries", "intervals", "lead_steps",
+    "optimal_block_length", "paired_difference", "resample_counts", "scorecard", "stationary_bootstrap",
+]  # fmt: skip
 
 TOO_FEW = 30  # initialisations; below this an interval is shown with a warning
 
-SCORES = ("crps", "rmse", "bias", "ssr")
+SCORES = ("crps", "crps_ecdf", "rmse", "bias", "ssr")
+
+Score = Literal["crps", "rmse"]
+Block = float | Literal["auto"] | None
+
+COMPARED = ("crps", "rmse")
+RESULTS = {
+    "difference": "score of the forecast minus that of the reference",
+    "relative": "difference in per cent of the score of the reference",
+    "lower": "lower limit of the difference",
+    "upper": "upper limit of the difference",
+    "statistic": "test statistic",
+    "p_value": "p-value, two-sided",
+    "n": "initialisations that both have",
+    "n_eff": "effective number of initialisations (AR(2), at most n)",
+}
 
 
 def intervals(
@@ -25,38 +62,45 @@ def intervals(
     reference: xr.Dataset | None = None,
     *,
     region: str | None = None,
+    size: float | None = None,
     n_boot: int = 1000,
     seed: int = 0,
-    block: float | None = None,
+    block: Block = None,
     level: float = 0.95,
 ) -> xr.Dataset:
     """Percentile intervals of the scores by channel and lead, from resampled initialisations.
 
-    Dataset (channel, prediction_timedelta) with <score>_lower and <score>_upper for crps (fair), rmse, bias and ssr, and for
-    crpss if a reference is given (then all of them on the initialisations both have, resampled jointly); n, block (mean length
-    in initialisations, by default `block_length`) and too_few (n < 30: the interval itself is unreliable). All channels of a
-    lead share their resamples. NaN where fewer than two initialisations count.
+    Dataset (channel, prediction_timedelta) with <score>_lower and <score>_upper for crps (fair, or at `size` members), crps_ecdf,
+    rmse, bias and ssr, and for crpss if a reference is given (then all of them on the initialisations both have, resampled
+    jointly); n, block (mean length in initialisations) and too_few (n < 30: the interval itself is unreliable). All channels of a
+    lead share their resamples (stationary bootstrap, Politis and Romano 1994). NaN where fewer than two initialisations count.
+
+    block: mean length; by default `block_length`, that of the lead; "auto": the longest `optimal_block_length` of the CRPS (less
+    that of the reference) among the channels, if that is longer.
 
     Block bootstrap intervals are a little narrow: on a simulated AR(1) series with coefficient 0.6 the 95 % interval of the mean
     covered it in 90 to 92 % of samples of 400, against 67 % for independent resampling.
     """
     if reference is None:
-        ours, theirs = region_sums(state, region).drop_dims("rank"), None
+        ours, theirs = region_sums(state, region), None
     else:
         ours, theirs = paired_sums(state, reference, region)
+    members = [int(which.attrs["members"]) for which in (state, reference) if which is not None]
     names = [*SCORES] + (["crpss"] if theirs is not None else [])
     shape = (ours.sizes["channel"], ours.sizes["prediction_timedelta"])
     bounds = {name: np.full((2, *shape), np.nan) for name in names}
     lengths = np.zeros(shape[1])
     tails = [(1 - level) / 2, (1 + level) / 2]
     for index, lead in enumerate(ours["prediction_timedelta"].values):
-        lengths[index] = block or block_length(ours["time"].values, lead)
+        rows = [sums.isel(prediction_timedelta=index) for sums in (ours, theirs) if sums is not None]
+        lengths[index] = _mean_block(rows, members, block, block_length(ours["time"].values, lead), size)
         rng = np.random.default_rng([seed, index])
         counts = resample_counts(ours.sizes["time"], lengths[index], n_boot, rng)
-        drawn = ratios(_resampled(ours, index, counts), int(state.attrs["members"]))
-        if theirs is not None and reference is not None:
-            crps_reference = ratios(_resampled(theirs, index, counts), int(reference.attrs["members"]))["crps"]
-            drawn["crpss"] = 1 - drawn["crps"] / crps_reference.where(crps_reference > 0)
+        resampled = [_resampled(sums, counts) for sums in rows]
+        drawn = ratios(resampled[0], members[0], size)
+        if theirs is not None:
+            crps, crps_reference = (comparable_crps(sums, m, size) for sums, m in zip(resampled, members, strict=True))
+            drawn["crpss"] = 1 - crps / crps_reference.where(crps_reference > 0)
         for name in names:
             values = drawn[name].transpose("channel", "sample").values
             known = np.isfinite(values).any(axis=1)
@@ -75,121 +119,99 @@ def paired_difference(state: xr.Dataset, reference: xr.Dataset, region: str | No
 
     Only initialisations that both have, each averaged over the region; negative where the forecast is better; NaN where unpaired.
     """
-    ours, theirs = paired_sums(state, reference, region)
-    difference = ratios(ours, int(state.attrs["members"]))["crps"] - ratios(theirs, int(reference.attrs["members"]))["crps"]
+    rows = paired_sums(state, reference, region)
+    ours, theirs = (_comparable(sums, which) for sums, which in zip(rows, (state, reference), strict=True))
     names = (state.attrs.get("model", "forecast"), reference.attrs.get("model", "reference"))
-    return difference.rename("crps_difference").assign_attrs(long_name=f"CRPS of {names[0]} minus CRPS of {names[1]}")
+    return (ours - theirs).rename("crps_difference").assign_attrs(long_name=f"CRPS of {names[0]} minus CRPS of {names[1]}")
 
 
-def compare(state: xr.Dataset, reference: xr.Dataset, *, region: str | None = None, rate: float = 0.1) -> xr.Dataset:
-    """Is the forecast better than the reference? One Diebold-Mariano test per channel and lead over all initialisations.
+def compare(
+    state: xr.Dataset,
+    reference: xr.Dataset,
+    *,
+    region: str | None = None,
+    method: Method = "dm",
+    rate: float = 0.1,
+    level: float = 0.95,
+    block: Block = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Is the forecast better than the reference? One paired test of the CRPS per channel and lead over all initialisations.
 
-    Dataset (channel, prediction_timedelta): difference (mean of `paired_difference`), statistic, p_value (two-sided, small-sample
-    form with the horizon in initialisation steps and Newey-West variance), n, n_eff, significant (Benjamini-Hochberg at `rate`
-    over all channels and leads of the table), too_few.
+    Dataset (channel, prediction_timedelta): difference (mean of `paired_difference`, negative where the forecast is better) with
+    its interval at `level`, lower and upper; relative (the difference in per cent of the reference's CRPS); statistic; p_value,
+    two-sided; n; n_eff (`effective_size`, AR(2)); significant (Benjamini and Hochberg 1995 at `rate` over all channels and leads
+    of the table); too_few (n < 30).
+
+    method, block, n_boot: as `verification.timeseries.mean_test` says, whose `steps` are the lead in initialisation steps. "dm"
+    takes errors for independent beyond the overlap of the forecasts: at leads of few steps it is too bold where d itself
+    persists, and "ar2" is right; "hac" and "bootstrap" lie between. Initialisations that are missing keep their place in the
+    series; the bootstrap draws from those that are there. Each CRPS is fair, of one member the absolute error. Raises InputError
+    if nothing is common, units differ, or an argument is unknown.
     """
-    differences = paired_difference(state, reference, region).transpose("channel", "prediction_timedelta", "time")
-    shape = differences.shape[:2]
-    found = {name: np.full(shape, np.nan) for name in ("difference", "statistic", "p_value", "n_eff")}
-    n = np.zeros(shape, dtype=np.int64)
-    leads: list[np.timedelta64] = list(differences["prediction_timedelta"].values)
-    for c, p in np.ndindex(shape):
-        d = differences.values[c, p]
-        d = d[np.isfinite(d)]
-        n[c, p] = d.size
-        steps = lead_steps(differences["time"].values, leads[p])
-        if d.size < 2 or steps >= d.size:
-            continue
-        test = diebold_mariano(d, lag=steps - 1, horizon=steps)
-        found["difference"][c, p], found["n_eff"][c, p] = d.mean(), effective_size(d)
-        found["statistic"][c, p], found["p_value"][c, p] = test
-    dims = ("channel", "prediction_timedelta")
-    coords = {dim: differences[dim] for dim in dims}
-    result = xr.Dataset({name: (dims, values) for name, values in found.items()}, coords=coords)
-    result["n"] = (dims, n)
-    result["too_few"] = result["n"] < TOO_FEW
-    result["significant"] = (dims, discoveries(found["p_value"], rate))
-    result.attrs = {"test": "Diebold-Mariano, Newey-West, Harvey-Leybourne-Newbold", "false_discovery_rate": rate}
-    return result
+    ours, theirs = _paired(state, reference, [region or regions_of(state)[0]])
+    options = {"method": method, "level": level, "block": block, "n_boot": n_boot}
+    found = _tests(ours, theirs, state, reference, ("crps",), options, seed).isel(score=0, place=0, drop=True)
+    return found.assign(significant=_significant(found, rate)).assign_attrs(false_discovery_rate=rate)
 
 
-def lead_steps(times: np.ndarray, lead: np.timedelta64) -> int:
-    """A lead in initialisation steps (their median distance), rounded up, at least 1."""
-    if times.size < 2:
-        return 1
-    step = np.median(np.diff(times).astype("timedelta64[ns]").astype(np.int64))
-    return max(1, int(np.ceil(lead.astype("timedelta64[ns]").astype(np.int64) / step)))
+def scorecard(
+    state: xr.Dataset,
+    reference: xr.Dataset,
+    *,
+    regions: Sequence[str] | None = None,
+    scores: Sequence[Score] = ("crps", "rmse"),
+    method: Method = "dm",
+    rate: float = 0.1,
+    level: float = 0.95,
+    block: Block = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> xr.Dataset:
+    """`compare` for every region and score: Dataset (score, region, channel, prediction_timedelta) of the same variables.
 
-
-def block_length(times: np.ndarray, lead: np.timedelta64) -> int:
-    """Mean block length of the bootstrap: the lead in initialisation steps, at most the sample."""
-    return min(lead_steps(times, lead), max(times.size, 1))
-
-
-def stationary_bootstrap(n: int, length: float, n_boot: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices (n_boot, n) of the stationary bootstrap: each next index follows the last (circularly) or, with probability
-    1/length, starts anew anywhere."""
-    if n < 1 or length < 1:
-        raise InputError(f"bootstrap: sample size {n} and mean block length {length}; both must be at least 1")
-    fresh = rng.random((n_boot, n)) < 1 / length
-    fresh[:, 0] = True
-    starts = rng.integers(0, n, (n_boot, n))
-    position = np.arange(n)
-    begun = np.maximum.accumulate(np.where(fresh, position, 0), axis=1)
-    return (np.take_along_axis(starts, begun, axis=1) + position - begun) % n
-
-
-def resample_counts(n: int, length: float, n_boot: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each of n rows is drawn in each resample, (n_boot, n): sums of a resample are one matrix product."""
-    indices = stationary_bootstrap(n, length, n_boot, rng)
-    flat = (indices + n * np.arange(n_boot)[:, None]).ravel()
-    return np.bincount(flat, minlength=n_boot * n).reshape(n_boot, n).astype(np.float64)
-
-
-def autocovariance(d: np.ndarray, lag: int) -> float:
-    """Autocovariance of d at a lag, divided by n."""
-    deviation = d - d.mean()
-    return float(deviation[lag:] @ deviation[: d.size - lag]) / d.size
-
-
-def effective_size(d: np.ndarray, order: int = 2) -> float:
-    """Number of independent values with the same standard error of the mean, for an AR(1) or AR(2) series, at most n."""
-    g0 = autocovariance(d, 0)
-    if g0 == 0 or d.size < 4:
-        return float(d.size)
-    r1, r2 = autocovariance(d, 1) / g0, autocovariance(d, 2) / g0
-    if order == 1:
-        return float(min(d.size * (1 - r1) / (1 + r1), d.size))
-    phi1, phi2 = r1 * (1 - r2) / (1 - r1**2), (r2 - r1**2) / (1 - r1**2)
-    return float(min(d.size * (1 - phi1 - phi2) ** 2 / (1 - r1 * phi1 - r2 * phi2), d.size))
-
-
-def stationary_standard_error(d: np.ndarray, length: float) -> float:
-    """Standard error of mean d under the stationary bootstrap with mean block `length`, in closed form (no resampling)."""
-    n, q = d.size, 1 - 1 / length
-    k = np.arange(1, n)
-    weights = (1 - k / n) * q**k + (k / n) * q ** (n - k)
-    variance = autocovariance(d, 0) + 2 * float(weights @ np.array([autocovariance(d, int(lag)) for lag in k]))
-    return float(np.sqrt(variance / n))
-
-
-def diebold_mariano(d: np.ndarray, *, lag: int = 0, flat: bool = False, horizon: int | None = None) -> tuple[float, float]:
-    """Diebold-Mariano statistic of mean d = 0 and its two-sided p-value.
-
-    The long-run variance takes autocovariances up to `lag`, with Newey-West weights, or all alike if `flat` (then it may be
-    negative: NaN). With a horizon h the small-sample form of Harvey, Leybourne and Newbold (1997), compared with t(n - 1);
-    without, the normal distribution.
+    regions: default, all that both states can be read for. The RMSE is that of the ensemble mean over all initialisations; the
+    difference of two is tested by the delta method, as the mean of its linear part, which adds for each initialisation the
+    departure of its mean squared error, divided by twice the RMSE, of the one less that of the other. significant: one control of
+    the false-discovery rate over all cells of the card. Other arguments and errors as for `compare`.
     """
-    n = d.size
-    weights = [1.0 if flat else 1 - k / (lag + 1) for k in range(1, lag + 1)]
-    variance = autocovariance(d, 0) + 2 * sum(w * autocovariance(d, k) for k, w in enumerate(weights, start=1))
-    if not variance > 0:
-        return float("nan"), float("nan")
-    statistic = float(d.mean() / np.sqrt(variance / n))
-    if horizon is None:
-        return statistic, float(2 * ndtr(-abs(statistic)))
-    statistic *= float(np.sqrt((n + 1 - 2 * horizon + horizon * (horizon - 1) / n) / n))
-    return statistic, float(2 * stdtr(n - 1, -abs(statistic)))
+    unknown = [score for score in scores if score not in COMPARED]
+    if unknown or not len(scores):
+        raise InputError(f"scorecard: scores {list(scores)}; expected some of {', '.join(COMPARED)}")
+    common = [region for region in regions_of(state) if region in regions_of(reference)]
+    ours, theirs = _paired(state, reference, common if regions is None else regions)
+    options = {"method": method, "level": level, "block": block, "n_boot": n_boot}
+    found = _tests(ours, theirs, state, reference, scores, options, seed).rename(place="region")
+    return found.assign(significant=_significant(found, rate)).assign_attrs(false_discovery_rate=rate)
+
+
+def compare_cells(
+    state: xr.Dataset,
+    reference: xr.Dataset,
+    *,
+    method: Method = "dm",
+    rate: float = 0.1,
+    level: float = 0.95,
+    block: Block = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Where is the forecast better? `compare` for every cell of `verification.regions`.
+
+    Dataset (channel, prediction_timedelta, cell). significant: Benjamini and Hochberg over the cells of each channel and lead, a
+    map. Fields are correlated in space, and then a rate of 0.1 is a test of the whole map at 5 % (Wilks 2016: the rate is twice
+    the level): if no cell truly differs, a map has significant cells in about 5 % of cases. Other arguments and errors as for
+    `compare`.
+    """
+    ours, theirs = _paired(state, reference, None)
+    options = {"method": method, "level": level, "block": block, "n_boot": n_boot}
+    found = _tests(ours, theirs, state, reference, ("crps",), options, seed).isel(score=0, drop=True).rename(place="cell")
+    found = found.transpose("channel", "prediction_timedelta", "cell")
+    significant = np.zeros(found["p_value"].shape, dtype=bool)
+    for index in np.ndindex(significant.shape[:2]):
+        significant[index] = discoveries(found["p_value"].values[index], rate)
+    return found.assign(significant=(found["p_value"].dims, significant)).assign_attrs(false_discovery_rate=rate)
 
 
 def discoveries(p_values: np.ndarray, rate: float) -> np.ndarray:
@@ -202,8 +224,110 @@ def discoveries(p_values: np.ndarray, rate: float) -> np.ndarray:
     return (flat <= tested[passed[-1]]).reshape(np.shape(p_values))
 
 
-def _resampled(sums: xr.Dataset, lead: int, counts: np.ndarray) -> xr.Dataset:
+def _paired(state: xr.Dataset, reference: xr.Dataset, regions: Sequence[str] | None) -> list[xr.Dataset]:
+    """Sums of both on what they share, (place, channel, time, prediction_timedelta): of regions, or of the cells both have."""
+    probes = [which.isel(cell=slice(0, 1)) for which in (state, reference)]
+    paired_sums(probes[0], probes[1])  # refuses what cannot be paired, at little cost
+    both = [_of_places(which[list(SUMS)], regions) for which in (state, reference)]
+    ours, theirs = xr.align(*both, join="inner", copy=False)
+    if ours.sizes["place"] == 0:
+        raise InputError("the states have no cell or region in common; verify both on one grid, with the same land mask")
+    return [ours, theirs]
+
+
+def _of_places(sums: xr.Dataset, regions: Sequence[str] | None) -> xr.Dataset:
+    if regions is None:
+        return sums.rename(cell="place").drop_vars("zone_of", errors="ignore")
+    cells = [str(cell) for cell in sums["cell"].values]
+    inside = np.zeros((len(cells), len(regions)))
+    for index, region in enumerate(regions):
+        inside[members_of(region, cells), index] = 1.0
+    # a product reads the cells once for all regions
+    dims = ("channel", "time", "prediction_timedelta")
+    totals = {name: ((*dims, "place"), array.transpose(*dims, "cell").values @ inside) for name, array in sums.data_vars.items()}
+    return xr.Dataset(totals, coords={**{dim: sums[dim] for dim in dims}, "place": np.array(regions, dtype=object)})
+
+
+def _tests(
+    ours: xr.Dataset,
+    theirs: xr.Dataset,
+    state: xr.Dataset,
+    reference: xr.Dataset,
+    scores: Sequence[Score],
+    options: dict[str, Any],
+    seed: int,
+) -> xr.Dataset:
+    """The paired tests of all places, lead by lead: (score, place, channel, prediction_timedelta)."""
+    times, leads = ours["time"].values, ours["prediction_timedelta"].values
+    dims = ("score", "place", "channel", "prediction_timedelta")
+    shape = (len(scores), ours.sizes["place"], ours.sizes["channel"], leads.size)
+    found = {name: np.full(shape, np.nan) for name in RESULTS}
+    for index, lead in enumerate(leads):
+        rows = [sums.isel(prediction_timedelta=index).transpose("place", "channel", "time") for sums in (ours, theirs)]
+        rows = _on_common_cases(*rows)
+        steps = lead_steps(times, lead)
+        for s, score in enumerate(scores):
+            d, of_reference = _differences(rows, state, reference, score)
+            placed = in_steps(d, times, max(2, automatic_lag(times.size, steps)))
+            test = mean_test(d if options["method"] == "bootstrap" else placed, steps=steps, seed=[seed, index], **options)
+            named = {name: getattr(test, name) for name in ("lower", "upper", "statistic", "p_value")}
+            named |= {"difference": test.mean, "n": np.isfinite(d).sum(-1), "n_eff": effective_size(placed)}
+            with np.errstate(invalid="ignore", divide="ignore"):
+                named["relative"] = 100 * test.mean / of_reference
+            for name, values in named.items():
+                found[name][s, :, :, index] = values
+    coords = {dim: ours[dim].values for dim in dims[1:]}
+    result = xr.Dataset({name: (dims, found[name], {"long_name": text}) for name, text in RESULTS.items()}, coords)
+    result["n"] = result["n"].astype(np.int64)
+    result["too_few"] = result["n"] < TOO_FEW
+    result.attrs = {
+        "test": METHODS[options["method"]],
+        "level": options["level"],
+        "model": state.attrs.get("model", "forecast"),
+        "reference": reference.attrs.get("model", "reference"),
+        "units": state.attrs["units"],
+    }
+    return result.assign_coords(score=np.array(scores, dtype=object))
+
+
+def _on_common_cases(ours: xr.Dataset, theirs: xr.Dataset) -> list[xr.Dataset]:
+    """Rows in which the two hold different cases are cleared, as `paired_sums` does."""
+    same = (ours["weight"] > 0) & (abs(ours["weight"] - theirs["weight"]) <= 1e-9 * ours["weight"])
+    return [ours.where(same, 0.0), theirs.where(same, 0.0)]
+
+
+def _differences(
+    rows: Sequence[xr.Dataset], state: xr.Dataset, reference: xr.Dataset, score: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Series (place, channel, time) whose mean is the difference of the scores, and the score of the reference."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if score == "crps":
+            ours, theirs = (_comparable(sums, which) for sums, which in zip(rows, (state, reference), strict=True))
+            return (ours - theirs).values, theirs.mean("time").values
+        squares = [sums["squared_error"] / sums["weight"].where(sums["weight"] > 0) for sums in rows]
+        errors = [square.mean("time") ** 0.5 for square in squares]
+        parts = [(square + error**2) / (2 * error) for square, error in zip(squares, errors, strict=True)]
+        return (parts[0] - parts[1]).values, errors[1].values
+
+
+def _comparable(sums: xr.Dataset, state: xr.Dataset) -> xr.DataArray:
+    return comparable_crps(sums, int(state.attrs["members"]))
+
+
+def _significant(found: xr.Dataset, rate: float) -> tuple[tuple[Any, ...], np.ndarray]:
+    return found["p_value"].dims, discoveries(found["p_value"].values, rate)
+
+
+def _mean_block(rows: Sequence[xr.Dataset], members: Sequence[int], block: Block, shortest: int, size: float | None) -> float:
+    if block != "auto":
+        return float(shortest if block is None else block)
+    scores = [comparable_crps(sums, m, size).transpose("channel", "time") for sums, m in zip(rows, members, strict=True)]
+    d = scores[0] if len(scores) == 1 else scores[0] - scores[1]
+    return max(float(shortest), float(np.ceil(optimal_block_length(d.values).max())))
+
+
+def _resampled(rows: xr.Dataset, counts: np.ndarray) -> xr.Dataset:
     """The sums of one lead in every resample, (channel, sample)."""
-    rows = sums.isel(prediction_timedelta=lead).transpose("channel", "time", ...)
+    rows = rows.transpose("channel", "time", ...)
     resampled = {str(name): (("channel", "sample"), array.values @ counts.T) for name, array in rows.data_vars.items()}
-    return xr.Dataset(resampled, coords={"channel": sums["channel"]})
+    return xr.Dataset(resampled, coords={"channel": rows["channel"]})
