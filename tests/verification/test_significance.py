@@ -266,7 +266,7 @@ def test_a_cell_is_compared_as_a_region_of_its_own() -> None:
     assert list(found["cell"].values) == CELLS[1:6]
     alone = sig.compare(state.isel(cell=[3]), reference.isel(cell=[3])).drop_vars("significant")
     xr.testing.assert_allclose(found.sel(cell=CELLS[3], drop=True)[list(alone)], alone, rtol=1e-12)
-    with pytest.raises(InputError, match="no cell in common"):
+    with pytest.raises(InputError, match="no cell or region in common"):
         sig.compare_cells(state.isel(cell=[0, 1]), reference.isel(cell=[2, 3]))
 
 
@@ -280,6 +280,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
         sig.compare(state, reference, region="Mars")
     with pytest.raises(InputError, match="method='t' is not known"):
         sig.compare(state, reference, method="t")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no cell or region in common"):
+        sig.scorecard(state, reference, regions=[])
     for scores in (["mae"], []):
         with pytest.raises(InputError, match="expected some of crps, rmse"):
             sig.scorecard(state, reference, scores=scores)  # type: ignore[arg-type]
