@@ -21,7 +21,7 @@ from verification.onepass import ANOMALIES, MAPS, SUMS, TAILS, FieldSums, field_
 from verification.plan import LEVELS, OPS, Plan
 from verification.regions import BELTS
 from verification.spectra import zonal_power
-from verification.state import CASE_MEMBERS, CASES, SPECTRA, assemble, variables
+from verification.state import CASE_MEMBERS, CASES, SPECTRA, assemble, variables, zeros
 
 SPECTRUM_MEMBERS = 10  # the power of more members would cost more than all other scores
 
@@ -69,7 +69,7 @@ def score_fields(plan: Plan, block: Block, fields: Fields) -> Sums:
         sums = field_sums(
             members, truth, plan.grid.area_weights.ravel(), plan.cells.index.ravel(), plan.cells.zone_of,
             edges=plan.bin_edges[channel], levels=np.array(LEVELS), climatology=mean, thresholds=thresholds,
-            ops=np.array([OPS.index(plan.events[e].op) for e in applied], np.int64), first=index * points,
+            ops=np.array([OPS.index(plan.events[e].op) for e in applied], np.int64), first=index * points, drawn=drawn,
             keep_counts=bool(plan.radii or block.time in plan.cases),
         )  # fmt: skip
         if sums.infinite[0]:
@@ -77,7 +77,7 @@ def score_fields(plan: Plan, block: Block, fields: Fields) -> Sums:
                 f"{channel} of {str(block.time)[:13]}: infinite values in forecast or truth; mask them as NaN at the source"
             )
         named = _named(plan, sums, applied)
-        named |= {f"map_{name}": sums.maps[drawn, k].reshape(-1, *plan.grid.shape) for k, name in enumerate(MAPS)}
+        named |= {f"map_{name}": sums.maps[:, k].reshape(-1, *plan.grid.shape) for k, name in enumerate(MAPS)}
         ensemble = members[:, :, index * points : (index + 1) * points].reshape(*shape[:2], *plan.grid.shape)
         observed = truth.reshape(shape[0], *plan.grid.shape)
         if plan.radii and applied:
@@ -99,8 +99,7 @@ class Accumulator:
         self._times = pd.Index(np.asarray(plan.times, dtype="datetime64[ns]"))
         self._leads = pd.Index(np.asarray(plan.leads, dtype="timedelta64[ns]"))
         self._added = np.zeros((len(plan.channels), len(plan.times), len(plan.leads)), dtype=bool)
-        empty = assemble(plan, {})
-        self._sums = {name: empty[name].values for name in variables(plan)}
+        self._sums = zeros(plan)
 
     def add(self, time: np.datetime64, lead: np.timedelta64, fields: np.ndarray, truth: np.ndarray) -> None:
         """Score one lead of one initialisation.
@@ -250,10 +249,12 @@ def _compare(values: np.ndarray, threshold: np.ndarray, op: str) -> np.ndarray:
 
 def _spectra(plan: Plan, members: np.ndarray, truth: np.ndarray) -> Sums:
     """Zonal power by belt and wavenumber: the mean over members of their powers, never the power of their mean."""
-    rows = [(plan.grid.latitude >= south) & (plan.grid.latitude <= north) for south, north in BELTS]
-    weights = [np.where(row, plan.grid.areas[:, 0], 0.0) for row in rows]
+    latitude, areas = plan.grid.latitude, plan.grid.areas[:, 0]
+    belts = [np.flatnonzero((latitude >= south) & (latitude <= north)) for south, north in BELTS]
     names = dict(zip(SPECTRA, (members[:, :SPECTRUM_MEMBERS], truth[:, None]), strict=True))
-    powers = {name: [zonal_power(fields, weight).mean(axis=1) for weight in weights] for name, fields in names.items()}
+    powers = {
+        name: [zonal_power(fields[:, :, rows], areas[rows]).mean(axis=1) for rows in belts] for name, fields in names.items()
+    }
     return {name: np.stack(power, axis=1) for name, power in powers.items()}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from verification.state import FORMAT, assemble, is_state, open_state, save, var
 
 BLOCK_BYTES = 64 << 20  # members read at once by one thread
 PART_BYTES = 256 << 20  # members of a part: what a killed run has to read again
+AHEAD = 16  # blocks under way at a time
 CLIMATOLOGY_BYTES = 512 << 20  # a climatology up to this size is kept in memory
 
 Progress = Callable[[int, int], None]
@@ -145,7 +147,8 @@ def planned(
 def score_block(inputs: Inputs, plan: Plan, rows: np.ndarray, block: Block) -> Sums:
     """Read one block and make its sums. rows: positions in the truth of its valid times."""
     channels = [Channel.parse(label) for label in block.channels]
-    chosen = inputs.forecast.sel(time=block.time, prediction_timedelta=block.leads)
+    positions = np.searchsorted(inputs.forecast["prediction_timedelta"].values, block.leads)
+    chosen = inputs.forecast.sel(time=block.time).isel(prediction_timedelta=_as_slice(positions))
     members, truth = _values(chosen, channels), _values(inputs.truth.isel(time=rows), channels)
     return score_fields(plan, block, Fields(members, truth, *climate_of(plan, inputs.climatology, block)))
 
@@ -159,6 +162,9 @@ def score_stored_block(request: Request, plan: Plan, rows: np.ndarray, block: Bl
 def open_inputs(request: Request) -> Inputs:
     """The datasets of a request, lazily, derived and regridded as it asks. Raises InputError for what does not fit."""
     forecast = data_pipeline.open_forecast(request.forecast)
+    if is_store(request.forecast) and not (request.derived or request.regrid):
+        # without dask between: blocks are whole chunks already, and its copies cost as much as decoding
+        forecast = xr.open_zarr(request.forecast, chunks=None)[list(forecast.data_vars)]
     forecast.attrs.setdefault("model", request.forecast.stem)
     truth = data_pipeline.open_analysis(request.truth)
     climatology = _climatology(request.climatology)
@@ -198,47 +204,76 @@ def _score(
     progress: Progress | None,
 ) -> xr.Dataset:
     """Score part after part; those already in `folder` are read back."""
-    parts = []
-    for times in _parts(plan):
-        part = replace(plan, times=plan.times[times], cases=tuple(case for case in plan.cases if case in plan.times[times]))
-        file = None if folder is None else folder / f"{times.start:06d}.npz"
-        if file is not None and file.is_file():
-            with np.load(file) as held:
-                parts.append(dict(held))
+    parts = [_Part(plan, times, folder) for times in _parts(plan)]
+    blocks = [_blocks_of(part.plan, inputs.forecast, rows[part.times]) for part in parts]
+    wanted = [task for part, own in zip(parts, blocks, strict=True) if not part.is_kept for task in own]
+    results = _in_order(pool, score, wanted)
+    found = []
+    for part, own in zip(parts, blocks, strict=True):
+        if part.is_kept:
+            found.append(part.read())
         else:
-            parts.append(_score_part(part, inputs, rows[times], score, pool, times.start, len(plan.times), progress))
-            if file is not None:
-                _keep(file, parts[-1])
-        if progress is not None:
-            progress(times.stop, len(plan.times))
-    return assemble(plan, {name: _join(name, dims, parts) for name, dims in variables(plan).items()})
+            accumulator = Accumulator(part.plan)
+            for index, (_, _, block) in enumerate(own):
+                accumulator.put(block, next(results))
+                last_of_init = index + 1 == len(own) or own[index + 1][2].time != block.time
+                if progress is not None and last_of_init:
+                    progress(part.times.start + int(np.searchsorted(part.plan.times, block.time)) + 1, len(plan.times))
+            found.append(accumulator.sums)
+            part.keep(found[-1])
+    return assemble(plan, {name: _join(name, dims, found) for name, dims in variables(plan).items()})
 
 
-def _score_part(
-    plan: Plan,
-    inputs: Inputs,
-    rows: np.ndarray,
-    score: Callable[[Plan, np.ndarray, Block], Sums],
-    pool: Executor,
-    first: int,
-    total: int,
-    progress: Progress | None,
-) -> Sums:
-    accumulator = Accumulator(plan)
-    blocks, where = [], []
+class _Part:
+    """Some initialisations of a plan, and the file that keeps their sums until all are there."""
+
+    def __init__(self, plan: Plan, times: slice, folder: Path | None) -> None:
+        self.times = times
+        chosen = plan.times[times]
+        self.plan = replace(plan, times=chosen, cases=tuple(case for case in plan.cases if case in chosen))
+        self._file = None if folder is None else folder / f"{times.start:06d}.npz"
+
+    @property
+    def is_kept(self) -> bool:
+        return self._file is not None and self._file.is_file()
+
+    def read(self) -> Sums:
+        assert self._file is not None
+        with np.load(self._file) as held:
+            return dict(held)
+
+    def keep(self, sums: Sums) -> None:
+        """Write the sums durably: the file is there whole, or not at all."""
+        if self._file is None:
+            return
+        temporary = self._file.with_suffix(".partial")
+        with temporary.open("wb") as stream:
+            np.savez(stream, **sums)  # type: ignore[arg-type]
+        sync(temporary)
+        temporary.replace(self._file)
+        sync(self._file.parent)
+
+
+def _blocks_of(plan: Plan, forecast: xr.Dataset, rows: np.ndarray) -> list[tuple[Plan, np.ndarray, Block]]:
+    """The arguments of every block of a part, initialisation by initialisation."""
+    lean = replace(plan, attrs={})  # what travels to a worker
+    tasks = []
     for index, time in enumerate(plan.times):
         present = np.flatnonzero(rows[index] >= 0)
-        for channels, leads in _blocks(inputs.forecast, plan, present):
-            blocks.append(Block(time, plan.leads[leads], channels))
-            where.append(rows[index, leads])
-    lean = replace(plan, attrs={})  # what travels to a worker
-    ends = {index + 1 for index in range(len(blocks)) if blocks[index].time != blocks[min(index + 1, len(blocks) - 1)].time}
-    results = pool.map(score, [lean] * len(blocks), where, blocks)
-    for index, (block, sums) in enumerate(zip(blocks, results, strict=True), start=1):
-        accumulator.put(block, sums)
-        if progress is not None and index in ends:
-            progress(first + int(np.searchsorted(plan.times, block.time)) + 1, total)
-    return accumulator.sums
+        for channels, leads in _blocks(forecast, plan, present):
+            tasks.append((lean, rows[index, leads], Block(time, plan.leads[leads], channels)))
+    return tasks
+
+
+def _in_order(pool: Executor, score: Callable[..., Sums], tasks: Sequence[tuple[Any, ...]]) -> Iterator[Sums]:
+    """Results in the order of the tasks, with a few of them under way: memory is bounded, and no worker waits for a part."""
+    waiting: deque[Any] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(score, *task))
+        if len(waiting) >= AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _parts(plan: Plan) -> Iterator[slice]:
@@ -254,16 +289,6 @@ def _join(name: str, dims: Sequence[str], parts: Sequence[Sums]) -> np.ndarray:
         return np.sum([part[name] for part in parts], axis=0)
     axis = list(dims).index("case_time" if "case_time" in dims else "time")
     return np.concatenate([part[name] for part in parts if name in part], axis=axis)
-
-
-def _keep(file: Path, sums: Sums) -> None:
-    """Write the sums of a part durably: the file is there whole, or not at all."""
-    temporary = file.with_suffix(".partial")
-    with temporary.open("wb") as stream:
-        np.savez(stream, **sums)  # type: ignore[arg-type]
-    sync(temporary)
-    temporary.replace(file)
-    sync(file.parent)
 
 
 @contextlib.contextmanager
@@ -344,11 +369,18 @@ def _stored_run(array: xr.DataArray) -> int:
     return int(chunks[array.dims.index("prediction_timedelta")]) if len(chunks) == array.ndim else 1
 
 
+def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
+    """A run of positions as a slice, which a store reads without picking values one by one."""
+    run = positions.size > 0 and np.array_equal(positions, np.arange(positions[0], positions[0] + positions.size))
+    return slice(int(positions[0]), int(positions[-1]) + 1) if run else positions
+
+
 def _values(data: xr.Dataset, group: Sequence[Channel]) -> np.ndarray:
     """The levels of one variable, (lead or time, [member], channel, latitude, longitude), read in one go."""
     array = data[group[0].name]
     if "level" in array.dims:
-        array = array.sel(level=[channel.level for channel in group])
+        levels = array["level"].values.tolist()
+        array = array.isel(level=_as_slice(np.array([levels.index(channel.level) for channel in group])))
     else:
         array = array.expand_dims("level")
     first = "prediction_timedelta" if "prediction_timedelta" in array.dims else "time"

@@ -29,7 +29,7 @@ class FieldSums(NamedTuple):
     evenly; hersbach (lead, zone, 2, M + 1), the lengths alpha and beta; outliers (lead, zone, 2), weight of y < x_(1) and of
     y <= x_(M); truth (lead, zone, bin, 2), weight and weight x (y - first edge); quantiles (lead, zone, level), pinball; table
     (lead, event, zone, M + 1, 2), weight by number of members with the event and its occurrence; tails (lead, event, zone,
-    TAILS). maps (lead, MAPS, point), not summed. counts (lead, event, point): members with the event, -1 where there is no case.
+    TAILS). maps (drawn lead, MAPS, point), not summed. counts (lead, event, point): members with the event, -1 where there is no case.
     infinite: how many cases held infinite values.
     """
 
@@ -60,20 +60,24 @@ def field_sums(
     thresholds: np.ndarray | None = None,
     ops: np.ndarray | None = None,
     first: int = 0,
+    drawn: np.ndarray | None = None,
     keep_counts: bool = False,
 ) -> FieldSums:
     """One pass over members (lead, M, point) and truth (lead, point), C-contiguous and of one float type; see `FieldSums`.
 
-    first: where the points of the truth begin among those of the members, which may hold several channels.
+    first: where the points of the truth begin among those of the members, which may hold several channels. drawn: (lead,), which
+    leads get maps; default all.
 
     weights, cells: (point,), cells numbered from 0. zones: (cell,), the zone of each cell. edges: ascending, between the bins of
-    the histogram of the truth, the outer ones open. levels: of the quantiles. climatology: (lead, point).
+    the histogram of the truth, the outer ones open; rounded to the members' type. levels: of the quantiles. climatology: (lead,
+    point).
     thresholds: (event, lead, point) in the members' type, with ops (event,) 0 >, 1 >=, 2 <, 3 <=; a missing threshold is no case
     of that event. A case with a missing member or truth is left out and counted.
     """
     (leads, size, _), points = members.shape, truth.shape[1]
     cell_count, zone_count = zones.size, int(zones.max()) + 1
     events = 0 if thresholds is None else thresholds.shape[0]
+    drawn = np.ones(leads, np.bool_) if drawn is None else drawn
     out = FieldSums(
         sums=np.zeros((leads, len(SUMS), cell_count)),
         anomalies=np.zeros((leads, 0 if climatology is None else len(ANOMALIES), cell_count)),
@@ -84,26 +88,33 @@ def field_sums(
         quantiles=np.zeros((leads, zone_count, levels.size)),
         table=np.zeros((leads, events, zone_count, size + 1, 2)),
         tails=np.zeros((leads, events, zone_count, len(TAILS))),
-        maps=np.zeros((leads, len(MAPS), points)),
+        maps=np.zeros((int(drawn.sum()), len(MAPS), points)),
         counts=np.full((leads, events if keep_counts else 0, points), -1, np.int16),
         infinite=np.zeros(1, np.int64),
     )
     nothing = np.empty((0, 0, 0), members.dtype)
     _field_sums(
-        members, first, truth, weights, cells, zones, merging_network(size), edges, levels,
+        members, first, truth, weights, cells, zones, merging_network(size),
+        edges.astype(members.dtype), levels,
         np.empty((0, 0)) if climatology is None else climatology,
-        nothing if thresholds is None else thresholds, np.empty(0, np.int64) if ops is None else ops, out,
+        nothing if thresholds is None else thresholds, np.empty(0, np.int64) if ops is None else ops,
+        np.where(drawn, np.cumsum(drawn) - 1, -1), out,
     )  # fmt: skip
     return out
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})
-def _dot(a, b):  # type: ignore[no-untyped-def]
-    """Sum of a x b; the only place where the order of a sum is the compiler's, which lets it vectorise."""
-    total = 0.0
+def _one_sided(row, y, weight):  # type: ignore[no-untyped-def]
+    """Sums of weight x how far a member lies below and above the truth.
+
+    The only place where the order of a sum is the compiler's, which lets it vectorise.
+    """
+    below, above = 0.0, 0.0
     for i in range(TILE):
-        total += a[i] * b[i]
-    return total
+        distance = np.float64(row[i]) - y[i]
+        below += weight[i] * max(-distance, 0.0)
+        above += weight[i] * max(distance, 0.0)
+    return below, above
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -160,42 +171,54 @@ def _count_events(buffer, threshold, op, hits):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _find_slots(y, edges, slots):  # type: ignore[no-untyped-def]
-    """Numbers of edges not above y: comparing all of them along the tile is faster than a search for each point."""
+def _pinball(buffer, y, level, score):  # type: ignore[no-untyped-def]
+    """Quantile score of the members' quantile, linear between order statistics (Hyndman and Fan 1996, type 7)."""
+    size = buffer.shape[0]
+    place = level * (size - 1)
+    lower = min(int(place), max(size - 2, 0))
+    share = place - lower
+    below, above = buffer[lower], buffer[min(lower + 1, size - 1)]
+    for i in range(TILE):
+        low, high = np.float64(below[i]), np.float64(above[i])
+        miss = low + share * (high - low) - y[i]
+        score[i] = max(miss * (1 - level), -miss * level)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _find_slots(truth, edges, slots):  # type: ignore[no-untyped-def]
+    """Numbers of edges not above the truth: comparing all of them along the tile is faster than a search for each point."""
     for i in range(TILE):
         slots[i] = 0
     for k in range(edges.size):
         edge = edges[k]
         for i in range(TILE):
-            slots[i] += np.int32(y[i] >= edge)
+            slots[i] += np.int32(truth[i] >= edge)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _add_hersbach(buffer, y, weight, lengths, outliers):  # type: ignore[no-untyped-def]
-    """Add one zone's share of a tile to its lengths (2, M + 1) and outliers (2,): Hersbach 2000, with the outer bins."""
+    """Add one zone's share of a tile to its lengths (2, M + 1) and outliers (2,): Hersbach 2000, with the outer bins.
+
+    The part of a gap below the truth is how far its lower member lies below it less how far its upper member does.
+    """
     size = buffer.shape[0]
-    alpha, beta = np.empty(TILE), np.empty(TILE)
     first, last = buffer[0], buffer[size - 1]
     for i in range(TILE):
-        beta[i] = max(np.float64(first[i]) - y[i], 0.0)
-        alpha[i] = max(y[i] - np.float64(last[i]), 0.0)
         outliers[0] += weight[i] if y[i] < np.float64(first[i]) else 0.0
         outliers[1] += weight[i] if y[i] <= np.float64(last[i]) else 0.0
-    lengths[1, 0] += _dot(weight, beta)
-    lengths[0, size] += _dot(weight, alpha)
-    for m in range(size - 1):
-        lower, upper = buffer[m], buffer[m + 1]
-        for i in range(TILE):
-            low, high = np.float64(lower[i]), np.float64(upper[i])
-            split = min(max(y[i], low), high)
-            alpha[i], beta[i] = split - low, high - split
-        lengths[0, m + 1] += _dot(weight, alpha)
-        lengths[1, m + 1] += _dot(weight, beta)
+    below, above = _one_sided(first, y, weight)
+    lengths[1, 0] += above
+    for m in range(1, size):
+        next_below, next_above = _one_sided(buffer[m], y, weight)
+        lengths[0, m] += below - next_below
+        lengths[1, m] += next_above - above
+        below, above = next_below, next_above
+    lengths[0, size] += below
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _field_sums(  # type: ignore[no-untyped-def]
-    members, first, truths, weights, cells, zones, network, edges, levels, climatology, thresholds, ops, out
+    members, first, truths, weights, cells, zones, network, edges, levels, climatology, thresholds, ops, map_of, out
 ):
     size, points = members.shape[1], truths.shape[1]
     zone_count = out.ranks.shape[1]
@@ -235,7 +258,7 @@ def _field_sums(  # type: ignore[no-untyped-def]
                 own[i], y[i], w[i], absolute[i], pairs[i] = 0, 0.0, 0.0, 0.0, 0.0
             moment_sums(buffer, centre, total, squares)
             rank_counts(buffer, own, below, ties)
-            _find_slots(y, edges, slots)
+            _find_slots(own, edges, slots)
             for i in range(count):
                 if w[i] == 0.0:
                     continue
@@ -251,16 +274,18 @@ def _field_sums(  # type: ignore[no-untyped-def]
                 sums[4] += w[i] * (error * error)
                 sums[5] += w[i] * error
                 sums[6] += w[i] * abs(error)
-                out.maps[case, 0, p] = 1.0
-                out.maps[case, 1, p] = absolute[i] / size - pairs[i] * scale / 2
-                out.maps[case, 2, p] = variance
-                out.maps[case, 3, p] = error * error
-                out.maps[case, 4, p] = error
+                if map_of[case] >= 0:
+                    maps = out.maps[map_of[case]]
+                    maps[0, p] = 1.0
+                    maps[1, p] = absolute[i] / size - pairs[i] * scale / 2
+                    maps[2, p] = variance
+                    maps[3, p] = error * error
+                    maps[4, p] = error
                 share = w[i] / (ties[i] + 1)
                 for rank in range(below[i], below[i] + ties[i] + 1):
                     out.ranks[case, zone[i], rank] += share
                 out.truth[case, zone[i], slots[i], 0] += w[i]
-                out.truth[case, zone[i], slots[i], 1] += w[i] * (y[i] - edges[0])
+                out.truth[case, zone[i], slots[i], 1] += w[i] * (y[i] - np.float64(edges[0]))
                 if climatology.shape[0] > 0 and np.isfinite(climatology[case, p]):
                     truth_anomaly = y[i] - climatology[case, p]
                     anomaly = error + truth_anomaly
@@ -268,12 +293,9 @@ def _field_sums(  # type: ignore[no-untyped-def]
                     out.anomalies[case, 1, cell] += w[i] * (anomaly * anomaly)
                     out.anomalies[case, 2, cell] += w[i] * (truth_anomaly * truth_anomaly)
             for q in range(levels.size):
-                place = levels[q] * (size - 1)
-                lower = min(int(place), max(size - 2, 0))
+                _pinball(buffer, y, levels[q], absolute)
                 for i in range(count):
-                    low = np.float64(buffer[lower, i])
-                    value = low + (place - lower) * (np.float64(buffer[min(lower + 1, size - 1), i]) - low)
-                    out.quantiles[case, zone[i], q] += w[i] * (((1.0 if y[i] < value else 0.0) - levels[q]) * (value - y[i]))
+                    out.quantiles[case, zone[i], q] += w[i] * absolute[i]
             for z in range(zone_count):
                 if not present[z]:
                     continue

@@ -105,18 +105,25 @@ def variables(plan: Plan) -> dict[str, tuple[str, ...]]:
     return {name: dims for name, dims in found.items() if name not in absent and all(lengths.get(dim, 1) for dim in dims)}
 
 
+def zeros(plan: Plan) -> dict[str, np.ndarray]:
+    """The sums of nothing, {variable: array}; of cases: missing."""
+    sizes = {dim: len(values) for dim, values in coordinates(plan).items() if dim != "zone_of"}
+    shapes = {name: tuple(sizes[dim] for dim in dims) for name, dims in variables(plan).items()}
+    return {name: np.full(shape, np.nan, np.float32) if name in CASES else np.zeros(shape) for name, shape in shapes.items()}
+
+
 def assemble(plan: Plan, sums: Mapping[str, np.ndarray]) -> xr.Dataset:
-    """The state of a plan from its sums, {variable: array}; one that is not given is zero (of cases: missing)."""
-    dims_of = variables(plan)
-    state = xr.Dataset(coords=coordinates(plan))
-    for name, dims in dims_of.items():
-        shape = tuple(state.sizes[dim] for dim in dims)
-        empty = np.full(shape, np.nan, np.float32) if name in CASES else np.zeros(shape)
-        state[name] = (dims, sums.get(name, empty))
-    state["truth_edges"] = (("channel", "edge"), np.stack([plan.bin_edges[channel] for channel in plan.channels]))
-    state["in_training"] = (("time", "prediction_timedelta"), training_flags(plan.times, plan.leads, plan.attrs))
-    used = {dim for array in state.data_vars.values() for dim in array.dims}
-    state = state.drop_dims([dim for dim in state.dims if dim not in used])
+    """The state of a plan from its sums, {variable: array}; one that is not given is as in `zeros`."""
+    found = {**zeros(plan), **sums}
+    edges = np.stack([plan.bin_edges[channel] for channel in plan.channels])
+    fields = {
+        **{name: (dims, found[name]) for name, dims in variables(plan).items()},
+        "truth_edges": (("channel", "edge"), edges),
+        "in_training": (("time", "prediction_timedelta"), training_flags(plan.times, plan.leads, plan.attrs)),
+    }
+    used = {dim for dims, _ in fields.values() for dim in dims}
+    coords = {name: values for name, values in coordinates(plan).items() if name in used or name == "zone_of"}
+    state = xr.Dataset(fields, coords)
     state.attrs = {
         **plan.attrs,
         "kind": KIND,
