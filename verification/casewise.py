@@ -8,7 +8,7 @@ and reports the number of cases used as coordinate `cases`), "omit" (the case is
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -106,15 +106,59 @@ def check_terms(abs_error: np.ndarray, truth: np.ndarray, missing: str) -> None:
         )
 
 
+def apply_exact(function: Callable[..., Any], *arrays: Any, sizes: dict[str, int] | None = None, **options: Any) -> xr.DataArray:
+    """`xr.apply_ufunc`, block by block on dask; core dims are made whole, unequal coordinates are an InputError.
+
+    sizes: of the new core dims in the output. The result is float64 unless output_dtypes says otherwise.
+    """
+    core = options.get("input_core_dims", [[] for _ in arrays])
+    whole = [
+        array.chunk(dict.fromkeys(dims, -1)) if dims and array.chunks is not None else array
+        for array, dims in zip(arrays, core, strict=True)
+    ]
+    options = {"output_dtypes": [np.float64], "dask_gufunc_kwargs": {"output_sizes": sizes} if sizes else None, **options}
+    try:
+        return xr.apply_ufunc(function, *whole, join="exact", dask="parallelized", keep_attrs=False, **options)
+    except xr.AlignmentError as error:
+        raise InputError(
+            f"the arrays lie on different coordinates; select or regrid them to the same ones first: {error}"
+        ) from None
+
+
+def dims_of(dim: Dims, array: xr.DataArray) -> list[Any]:
+    """`dim` as a list of names; InputError for one that the array lacks."""
+    dims = list(dim) if isinstance(dim, Iterable) and not isinstance(dim, str) else [dim]
+    unknown = [name for name in dims if name not in array.dims]
+    if unknown or not dims:
+        raise InputError(f"dim {unknown or dims} is not in the data, which have {tuple(array.dims)}")
+    return dims
+
+
+def refuse_infinite(**arrays: np.ndarray) -> None:
+    """Raise InputError, naming the array, for infinite values."""
+    for name, array in arrays.items():
+        if np.isinf(array).any():
+            raise InputError(f"{name} holds {int(np.isinf(array).sum())} infinite values; mask them as NaN at the source")
+
+
+def describe_threshold(threshold: float | xr.DataArray) -> str:
+    """The threshold as an attribute: its value, or its name and dims."""
+    if isinstance(threshold, xr.DataArray) and threshold.ndim:
+        return f"{threshold.name or 'values'} by {', '.join(map(str, threshold.dims))}"
+    return repr(float(threshold))
+
+
 def weighted_mean(values: xr.DataArray, dim: Dims, weights: xr.DataArray | None) -> xr.DataArray:
-    """Weighted mean over `dim` of the cases that are not NaN; their number is the coordinate `cases`."""
-    dims = [dim] if isinstance(dim, str) else list(dim) if isinstance(dim, Iterable) else [dim]
-    unknown = [name for name in dims if name not in values.dims]
-    if unknown:
-        raise InputError(f"dim {unknown} is not in the data, which have {tuple(values.dims)}")
-    weight = xr.ones_like(values) if weights is None else weights.astype(np.float64)
+    """Weighted mean over `dim` of the cases that are not NaN; their number is the coordinate `cases`.
+
+    Raises InputError for weights on other coordinates than the values: joining what they share would drop cases unseen.
+    """
+    dims = dims_of(dim, values)
     present = values.notnull()
+    weight = present.astype(np.float64)
+    if weights is not None:
+        weight = apply_exact(np.multiply, present, weights.astype(np.float64))
     total = (values.fillna(0.0) * weight).sum(dims)
-    norm = (present * weight).sum(dims)
+    norm = weight.sum(dims)
     cases = present.any("rank") if "rank" in values.dims else present
     return (total / norm.where(norm > 0)).assign_coords(cases=cases.sum(dims))

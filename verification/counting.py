@@ -15,8 +15,7 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.errors import InputError
-from verification.casewise import Missing, apply_cases, check_arguments, check_terms, members_leading
-from verification.distribution import apply_exact
+from verification.casewise import Missing, apply_cases, apply_exact, check_arguments, check_terms, members_leading
 
 Op = Literal[">", ">=", "<", "<="]
 
@@ -78,13 +77,6 @@ def tally(code: Any, *weight: Any, axes: int, members: int) -> Any:
     else:
         sums = _tally_block(code, *weight, axes=axes, members=members)
     return sums.sum(axis=summed).reshape(*code.shape[:kept], members + 1, 2)
-
-
-def describe_threshold(threshold: float | xr.DataArray) -> str:
-    """The threshold as an attribute: its value, or its name and dims."""
-    if isinstance(threshold, xr.DataArray) and threshold.ndim:
-        return f"{threshold.name or 'values'} by {', '.join(map(str, threshold.dims))}"
-    return repr(float(threshold))
 
 
 def _observed_block(truth: np.ndarray, threshold: np.ndarray, op: Op, missing: Missing) -> np.ndarray:

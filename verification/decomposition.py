@@ -11,8 +11,17 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.errors import InputError
-from verification.casewise import Dims, Missing, apply_cases, check_arguments, check_terms, members_leading, units_of
-from verification.distribution import apply_exact, dims_of
+from verification.casewise import (
+    Dims,
+    Missing,
+    apply_cases,
+    apply_exact,
+    check_arguments,
+    check_terms,
+    dims_of,
+    members_leading,
+    units_of,
+)
 
 
 def crps_decomposition(

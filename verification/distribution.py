@@ -6,7 +6,6 @@ Missing values follow the one policy of `verification.casewise`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +15,17 @@ from scipy.integrate import IntegrationWarning
 
 from data_pipeline.errors import InputError
 from verification import kernels
-from verification.casewise import Dims, Missing, apply_cases, check_arguments, check_terms, members_leading, units_of
+from verification.casewise import (
+    Missing,
+    apply_cases,
+    apply_exact,
+    check_arguments,
+    check_terms,
+    describe_threshold,
+    members_leading,
+    refuse_infinite,
+    units_of,
+)
 
 Estimator = Literal["fair", "ecdf", "almost_fair", "size"]
 
@@ -111,7 +120,7 @@ def twcrps(
         for what, values in (("forecast", forecast), ("truth", truth))
     ]
     result = crps(*clipped, member_dim=member_dim, estimator=estimator, alpha=alpha, size=size, missing=missing)
-    described = {name: _describe(threshold) for name, threshold in thresholds.items() if threshold is not None}
+    described = {name: describe_threshold(threshold) for name, threshold in thresholds.items() if threshold is not None}
     return result.rename("twcrps").assign_attrs(long_name="threshold-weighted CRPS", units=units_of(forecast), **described)
 
 
@@ -163,41 +172,6 @@ def crps_quadrature(
     )
 
 
-def apply_exact(function: Callable[..., Any], *arrays: Any, sizes: dict[str, int] | None = None, **options: Any) -> xr.DataArray:
-    """`xr.apply_ufunc`, block by block on dask; core dims are made whole, unequal coordinates are an InputError.
-
-    sizes: of the new core dims in the output. The result is float64 unless output_dtypes says otherwise.
-    """
-    core = options.get("input_core_dims", [[] for _ in arrays])
-    whole = [
-        array.chunk(dict.fromkeys(dims, -1)) if dims and array.chunks is not None else array
-        for array, dims in zip(arrays, core, strict=True)
-    ]
-    options = {"output_dtypes": [np.float64], "dask_gufunc_kwargs": {"output_sizes": sizes} if sizes else None, **options}
-    try:
-        return xr.apply_ufunc(function, *whole, join="exact", dask="parallelized", keep_attrs=False, **options)
-    except xr.AlignmentError as error:
-        raise InputError(
-            f"the arrays lie on different coordinates; select or regrid them to the same ones first: {error}"
-        ) from None
-
-
-def dims_of(dim: Dims, array: xr.DataArray) -> list[Any]:
-    """`dim` as a list of names; InputError for one that the array lacks."""
-    dims = list(dim) if isinstance(dim, Iterable) and not isinstance(dim, str) else [dim]
-    unknown = [name for name in dims if name not in array.dims]
-    if unknown or not dims:
-        raise InputError(f"dim {unknown or dims} is not in the data, which have {tuple(array.dims)}")
-    return dims
-
-
-def refuse_infinite(**arrays: np.ndarray) -> None:
-    """Raise InputError, naming the array, for infinite values."""
-    for name, array in arrays.items():
-        if np.isinf(array).any():
-            raise InputError(f"{name} holds {int(np.isinf(array).sum())} infinite values; mask them as NaN at the source")
-
-
 def pair_weight(estimator: str, members: int, alpha: float = 0.95, size: float | None = None) -> float:
     """The factor of B / 2 in every estimator; NaN where a single member leaves it undefined."""
     if estimator == "ecdf":
@@ -237,12 +211,6 @@ def _clip_block(values: np.ndarray, lower: Any, upper: Any, what: str, dtype: np
     if (lower > upper).any():
         raise InputError(f"twcrps: lower lies above upper in {int((lower > upper).sum())} places; expected lower <= upper")
     return np.clip(values.astype(dtype, copy=False), lower, upper)
-
-
-def _describe(threshold: float | xr.DataArray) -> float | str:
-    if not isinstance(threshold, xr.DataArray):
-        return float(threshold)
-    return f"{threshold.name or 'array'} ({', '.join(map(str, threshold.dims))})"
 
 
 def _gaussian_block(mean: np.ndarray, std: np.ndarray, truth: np.ndarray) -> np.ndarray:

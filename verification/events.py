@@ -15,9 +15,8 @@ import scipy.stats
 import xarray as xr
 
 from data_pipeline.errors import InputError
-from verification.casewise import Dims, Missing
-from verification.counting import Op, count_events, describe_threshold, tally
-from verification.distribution import apply_exact, dims_of
+from verification.casewise import Dims, Missing, apply_exact, describe_threshold, dims_of
+from verification.counting import Op, count_events, tally
 
 BINS = ("members_forecasting", "observed")
 

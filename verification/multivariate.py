@@ -16,8 +16,8 @@ import xarray as xr
 
 from data_pipeline.errors import InputError
 from verification import kernels
-from verification.casewise import Dims, Missing, check_arguments, check_terms, units_of
-from verification.distribution import apply_exact, dims_of, pair_weight, refuse_infinite
+from verification.casewise import Dims, Missing, apply_exact, check_arguments, check_terms, dims_of, refuse_infinite, units_of
+from verification.distribution import pair_weight
 
 COMPONENTS = 256  # copied together; 51 rows of float64 are 104 kB, within the second-level cache
 

@@ -11,9 +11,8 @@ import xarray as xr
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from verification.casewise import Dims, Missing, weighted_mean
-from verification.counting import Op, count_events, describe_threshold
-from verification.distribution import apply_exact
+from verification.casewise import Dims, Missing, apply_exact, describe_threshold, weighted_mean
+from verification.counting import Op, count_events
 from verification.scores import area_weights
 
 EARTH_RADIUS_KM = 6371.0

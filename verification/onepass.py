@@ -29,8 +29,8 @@ class FieldSums(NamedTuple):
     evenly; hersbach (lead, zone, 2, M + 1), the lengths alpha and beta; outliers (lead, zone, 2), weight of y < x_(1) and of
     y <= x_(M); truth (lead, zone, bin, 2), weight and weight x (y - first edge); quantiles (lead, zone, level), pinball; table
     (lead, event, zone, M + 1, 2), weight by number of members with the event and its occurrence; tails (lead, event, zone,
-    TAILS). maps (drawn lead, MAPS, point), not summed. counts (lead, event, point): members with the event, -1 where there is no case.
-    infinite: how many cases held infinite values.
+    TAILS). maps (drawn lead, MAPS, point), not summed. counts (lead, event, point): members with the event, -1 where there is no
+    case. infinite: how many cases held infinite values.
     """
 
     sums: np.ndarray

@@ -12,8 +12,7 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.errors import InputError
-from verification.casewise import MISSING, Missing, check_arguments, units_of
-from verification.distribution import apply_exact, refuse_infinite
+from verification.casewise import MISSING, Missing, apply_exact, check_arguments, refuse_infinite, units_of
 
 SAME_LEVEL = 1e-6  # levels kept in float32 are still found
 

@@ -18,13 +18,14 @@ from verification.casewise import (
     Dims,
     Missing,
     apply_cases,
+    apply_exact,
     check_arguments,
     check_terms,
     members_leading,
+    refuse_infinite,
     units_of,
     weighted_mean,
 )
-from verification.distribution import apply_exact, refuse_infinite
 
 
 def rmse(

@@ -14,8 +14,7 @@ import xarray as xr
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from verification.casewise import units_of
-from verification.distribution import apply_exact
+from verification.casewise import apply_exact, units_of
 from verification.scores import area_weights
 
 Kind = Literal["zonal", "spherical"]

@@ -287,7 +287,7 @@ def test_a_threshold_may_vary_by_case_and_bring_its_own_dim() -> None:
     forecast, truth = drawn(8, cases=20)
     thresholds = xr.DataArray(np.random.default_rng(1).normal(size=(3, 20)), dims=("quantile", "case"), name="climate")
     found = twcrps(forecast, truth, lower=thresholds)
-    assert found.attrs["lower"] == "climate (quantile, case)"
+    assert found.attrs["lower"] == "climate by quantile, case"
     for q in range(3):
         for case in range(20):
             alone = twcrps(forecast[case], truth[case], lower=float(thresholds[q, case]))

@@ -15,8 +15,8 @@ from verification.styles import style_of
 NOTE = (
     "An event is a value beyond a threshold; q0.95 is the 95 % quantile of the climatology at the valid time. Base rate: how "
     "often it happened. Brier skill: of the fair Brier score against always forecasting that base rate, which no one knows "
-    "beforehand. ROC area: chance that an event had more members than a non-event, 0.5 without skill. SEDI: of a warning by half of the "
-    "members. twCRPS: fair CRPS that counts only what lies beyond the threshold. Whole grid; – where undefined."
+    "beforehand. ROC area: chance that an event had more members than a non-event, 0.5 without skill. SEDI: of a warning by half "
+    "of the members. twCRPS: fair CRPS that counts only what lies beyond the threshold. Whole grid; – where undefined."
 )
 COLUMNS = (
     ("base_rate", "base rate"),
