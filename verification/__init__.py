@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verification.accumulate import Accumulator
+    from verification.certify import Certificate, check_policy
     from verification.decomposition import crps_decomposition
     from verification.distribution import crps, crps_gaussian, crps_quadrature, twcrps
     from verification.evaluate import score_store
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accumulator",
+    "Certificate",
     "Event",
     "Plan",
     "acc",
     "area_weights",
     "bias",
     "brier",
+    "check_policy",
     "compare",
     "compare_cells",
     "conditional_spread_skill",
@@ -77,6 +80,7 @@ __all__ = [
 
 _HOMES = {
     "accumulate": ("Accumulator",),
+    "certify": ("Certificate", "check_policy"),
     "decomposition": ("crps_decomposition",),
     "distribution": ("crps", "crps_gaussian", "crps_quadrature", "twcrps"),
     "evaluate": ("score_store",),
