@@ -50,7 +50,7 @@ def regrid(data: Fields, target: Grid, method: Method = "conservative", *, min_v
         return data.assign_coords(target.coords())
     fields = {str(name): array for name, array in data.data_vars.items() if {"latitude", "longitude"} <= set(array.dims)}
     bilinear = {name: array for name, array in fields.items() if method == "bilinear" and not _needs_conservation(name)}
-    bilinear, axis = _with_pole_rows(bilinear, source, target) if bilinear else (bilinear, source.latitude)
+    bilinear, axis = with_pole_rows(bilinear, source, target) if bilinear else (bilinear, source.latitude)
     done = {}
     for name, array in fields.items():
         if name in bilinear:
@@ -183,7 +183,7 @@ def _circles(grid: Grid) -> bool:
     return abs(grid.longitude.size * (grid.longitude[1] - grid.longitude[0]) - 360) < 1e-2
 
 
-def _with_pole_rows(fields: dict[str, xr.DataArray], source: Grid, target: Grid) -> tuple[dict[str, xr.DataArray], np.ndarray]:
+def with_pole_rows(fields: dict[str, xr.DataArray], source: Grid, target: Grid) -> tuple[dict[str, xr.DataArray], np.ndarray]:
     """Fields with a row on each pole that the target needs and a global source lacks, and their latitudes."""
     reach = np.abs(source.latitude).max()
     needed = target.latitude.max() > source.latitude[-1] or target.latitude.min() < source.latitude[0]

@@ -16,6 +16,7 @@ import xarray as xr
 from data_pipeline import climatology as climatologies
 from data_pipeline.errors import InputError
 from data_pipeline.schema import Channel, levels_by_name
+from verification.casewise import coarser
 from verification.neighbourhood import fractions
 from verification.onepass import ANOMALIES, MAPS, SUMS, TAILS, FieldSums, field_sums
 from verification.plan import LEVELS, OPS, Plan
@@ -57,7 +58,7 @@ def score_fields(plan: Plan, block: Block, fields: Fields) -> Sums:
         raise InputError(
             f"score state: fields {fields.members.shape} and truth {fields.truth.shape}; planned are {shape} (lead, member, ...)"
         )
-    dtype = np.result_type(fields.members, fields.truth, np.float32)
+    dtype = np.dtype(coarser(fields.members, fields.truth))
     points = plan.grid.areas.size
     members = np.ascontiguousarray(fields.members, dtype=dtype).reshape(*shape[:2], -1)
     drawn = np.isin(block.leads, plan.leads[plan.drawn])

@@ -134,6 +134,15 @@ def dims_of(dim: Dims, array: xr.DataArray) -> list[Any]:
     return dims
 
 
+def coarser(*arrays: np.ndarray | xr.DataArray) -> type[np.floating]:
+    """The precision in which values of these arrays are compared: float32 if one of them is no finer, else float64.
+
+    0.1 as float32 is more than 0.1 as float64; compared in the coarser precision they tie.
+    """
+    coarse = any(array.dtype.kind == "f" and array.dtype.itemsize <= 4 for array in arrays)
+    return np.float32 if coarse else np.float64
+
+
 def refuse_infinite(**arrays: np.ndarray) -> None:
     """Raise InputError, naming the array, for infinite values."""
     for name, array in arrays.items():

@@ -59,6 +59,7 @@ def verify(
     or validation period of the forecast are named in red.
     """
     from data_pipeline.progress import table_console
+    from verification.certify import certify, require
     from verification.headline import parse_leads, show
 
     console = table_console()
@@ -79,6 +80,8 @@ def verify(
         for path, place in places.items():
             typer.echo(_intention(path, place, truth, options))
         return
+    certificate = certify()
+    require(certificate)
     states = {}
     for path, place in places.items():
         # the reference is scored like the model, but its fields need no pictures
@@ -88,6 +91,7 @@ def verify(
         show(console, states[path], [states[other] for other in reference or []], leads=chosen, region=region, size=size)
         console.print()
     saved = " ".join(map(str, places.values()))
+    typer.echo(f"certified: {certificate.summary}")
     typer.echo(f"scores: {saved}")
     typer.echo(f"next: plumecast report {saved} --out {next(iter(places.values())).parent / 'report.html'}")
 

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.errors import InputError
-from verification.casewise import Missing, apply_cases, apply_exact, check_arguments, check_terms, members_leading
+from verification.casewise import Missing, apply_cases, apply_exact, check_arguments, check_terms, coarser, members_leading
 
 Op = Literal[">", ">=", "<", "<="]
 
@@ -48,8 +48,7 @@ def count_events(
         limits = [limit.isel({own[0]: k}) for k in range(limit.sizes[own[0]])]
         counts = [count_events(forecast, truth, threshold=one, op=op, member_dim=member_dim, missing=missing) for one in limits]
         return xr.concat(counts, own[0], data_vars="all", coords="minimal", compat="override", join="exact")
-    coarse = any(array.dtype.kind == "f" and array.dtype.itemsize <= 4 for array in (forecast, truth))
-    precision = np.float32 if coarse else np.float64
+    precision = coarser(forecast, truth)
     forecast, truth, limit = (array.astype(precision, copy=False) for array in (forecast, truth, limit))
     observed = apply_exact(_observed_block, truth, limit, kwargs={"op": op, "missing": missing})
     limit = limit.where(observed.notnull())

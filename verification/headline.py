@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_pipeline.errors import InputError
+from verification.certify import check_policy
 from verification.readout import in_training, scores_table, skill
 from verification.report.tables import card_leads, lead_name, number
 from verification.significance import TOO_FEW, intervals
@@ -105,6 +106,8 @@ def show(
     size: float | None = None,
 ) -> None:
     """Print the table of one state, its policy, and in red what touches the training or validation period."""
+    for each in (state, *references):
+        check_policy(each)
     lines = headline(state, references, leads=leads, region=region, size=size)
     fair = "fair CRPS" if size is None else f"CRPS at {size:g} members"
     estimator = fair if state.attrs["members"] > 1 else "MAE (one member)"

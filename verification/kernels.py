@@ -13,11 +13,13 @@ cannot prove to be positive keeps a loop from being vectorised.
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -26,6 +28,10 @@ TILE = 128  # points sorted together; 50 float32 members of a tile are 25 kB, wi
 BLOCK_BYTES = 1 << 18  # tiles copied together stay within the second-level cache
 
 MOMENTS = ("abs_error", "gini", "variance", "error")
+
+
+_LOG = logging.getLogger("plumecast")
+_READY: set[str] = set()  # kernels of this process that are compiled or were read from numba's cache
 
 
 class PointStatistics(NamedTuple):
@@ -84,6 +90,7 @@ def point_statistics(members: np.ndarray, truth: np.ndarray, threads: int = 1) -
 
     Returns arrays (cases, points). Cost: one read of the members and O(M log^2 M) vectorised comparisons a point.
     """
+    say_if_compiling(f"statistics {truth.dtype}", lambda: point_statistics(*_tiny(truth.dtype)))
     moments = np.empty((len(MOMENTS), truth.size))
     ranks = np.empty((2, truth.size), dtype=np.int32)
     _over_points(_statistics, members, truth, (moments, ranks), threads)
@@ -92,9 +99,27 @@ def point_statistics(members: np.ndarray, truth: np.ndarray, threads: int = 1) -
 
 def crps_terms(members: np.ndarray, truth: np.ndarray, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """The two terms that every CRPS estimator is made of, `abs_error` and `gini` of `point_statistics`, and nothing else."""
+    say_if_compiling(f"terms {truth.dtype}", lambda: crps_terms(*_tiny(truth.dtype)))
     terms = np.empty((2, truth.size))
     _over_points(_crps_terms, members, truth, (terms,), threads)
     return terms[0].reshape(truth.shape), terms[1].reshape(truth.shape)
+
+
+def say_if_compiling(name: str, call: Callable[[], object]) -> None:
+    """Make the first call of a kernel; if it takes a second, because numba compiles it for this machine, say what is going on."""
+    if name in _READY:
+        return
+    _READY.add(name)
+    timer = threading.Timer(1.0, _LOG.warning, ["compiling the score kernels for this machine; this happens once"])
+    timer.start()
+    try:
+        call()
+    finally:
+        timer.cancel()
+
+
+def _tiny(dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((1, 2, 1), dtype), np.zeros((1, 1), dtype)
 
 
 def _over_points(

@@ -9,12 +9,22 @@ Numba's cache does not see that `kernels` changed: touch this file, too, when ed
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
-from verification.kernels import TILE, load, merging_network, moment_sums, pair_sums, rank_counts, sort, tile_count
+from verification.kernels import (
+    TILE,
+    load,
+    merging_network,
+    moment_sums,
+    pair_sums,
+    rank_counts,
+    say_if_compiling,
+    sort,
+    tile_count,
+)
 
 SUMS = ("weight", "abs_error", "gini", "variance", "squared_error", "error", "mean_abs_error", "dropped")
 ANOMALIES = ("anomaly_product", "forecast_anomaly", "truth_anomaly")
@@ -74,6 +84,7 @@ def field_sums(
     thresholds: (event, lead, point) in the members' type, with ops (event,) 0 >, 1 >=, 2 <, 3 <=; a missing threshold is no case
     of that event. A case with a missing member or truth is left out and counted.
     """
+    say_if_compiling(f"field sums {truth.dtype}", lambda: _first_call(members.dtype))
     (leads, size, _), points = members.shape, truth.shape[1]
     cell_count, zone_count = zones.size, int(zones.max()) + 1
     events = 0 if thresholds is None else thresholds.shape[0]
@@ -101,6 +112,13 @@ def field_sums(
         np.where(drawn, np.cumsum(drawn) - 1, -1), out,
     )  # fmt: skip
     return out
+
+
+def _first_call(dtype: np.dtype[Any]) -> None:
+    one = np.zeros(1, np.int64)
+    field_sums(
+        np.zeros((1, 2, 1), dtype), np.zeros((1, 1), dtype), np.ones(1), one, one, edges=np.zeros(1), levels=np.array([0.5])
+    )  # fmt: skip
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})

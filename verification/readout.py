@@ -15,14 +15,11 @@ from data_pipeline.errors import InputError
 from verification.decomposition import hersbach
 from verification.events import BINS, brier, roc, sedi
 from verification.onepass import ANOMALIES, MAPS, SUMS, TAILS
+from verification.policy import POLICY_TEXTS
 from verification.regions import members_of, regions_in
 from verification.state import SPECTRA, units_of
 
-POLICY = (
-    "means weighted by exact cell area; a case without truth or with a missing member is left out of numerator and denominator "
-    "and counted; rank ties shared evenly; events by the operator shown, compared in the precision of the fields; spread-skill "
-    "ratio with (M + 1) / M"
-)
+POLICY = "; ".join([*POLICY_TEXTS.values(), "spread-skill ratio with (M + 1) / M"])
 ONE_MEMBER = "one member: the fair CRPS is undefined (0/0); its ecdf form, which is the MAE, stands beside"
 
 
@@ -235,6 +232,11 @@ def paired_sums(state: xr.Dataset, reference: xr.Dataset, region: str | None = N
     unlike = [f"{c}: {units[c]} and {other_units[c]}" for c in map(str, ours["channel"].values) if units[c] != other_units[c]]
     if unlike:
         raise InputError(f"{names} have different units ({'; '.join(unlike)})")
+    return on_common_cases(ours, theirs)
+
+
+def on_common_cases(ours: xr.Dataset, theirs: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+    """Both sums with those rows cleared in which the two hold different cases, or one of them none."""
     same = (ours["weight"] > 0) & (abs(ours["weight"] - theirs["weight"]) <= 1e-9 * ours["weight"])
     return ours.where(same, 0.0), theirs.where(same, 0.0)
 

@@ -21,6 +21,7 @@ from verification.casewise import (
     apply_exact,
     check_arguments,
     check_terms,
+    coarser,
     members_leading,
     refuse_infinite,
     units_of,
@@ -169,8 +170,8 @@ def rank_histogram(
     """Frequencies of the rank of the truth among the M members, dim `rank` of size M + 1, summing to 1.
 
     A truth equal to t members shares its weight evenly over its t + 1 possible ranks, so half-zero precipitation of a calibrated
-    ensemble stays flat. Flat is necessary for calibration, not sufficient (Hamill 2001). missing="omit" is an InputError: ranks
-    of ensembles of unequal size do not add.
+    ensemble stays flat. Ties are found in the coarser precision of forecast and truth. Flat is necessary for calibration, not
+    sufficient (Hamill 2001). missing="omit" is an InputError: ranks of ensembles of unequal size do not add.
     """
     check_arguments(forecast, truth, member_dim, missing)
     if missing == "omit":
@@ -273,7 +274,8 @@ def _anomaly_block(truth: np.ndarray, climatology: np.ndarray, missing: str) -> 
 
 
 def _rank_block(members: np.ndarray, truth: np.ndarray, missing: str, threads: int) -> np.ndarray:
-    members, truth, shape = members_leading(members, truth)
+    precision = coarser(members, truth)
+    members, truth, shape = members_leading(members.astype(precision, copy=False), truth.astype(precision, copy=False))
     found = kernels.point_statistics(members, truth, threads)
     check_terms(found.abs_error, truth, missing)
     rank = np.arange(members.shape[1] + 1)

@@ -16,7 +16,7 @@ import xarray as xr
 
 from data_pipeline.errors import InputError
 from verification.onepass import SUMS
-from verification.readout import comparable_crps, paired_sums, ratios, region_sums, regions_of
+from verification.readout import comparable_crps, on_common_cases, paired_sums, ratios, region_sums, regions_of
 from verification.regions import members_of
 from verification.timeseries import (
     METHODS,
@@ -130,7 +130,7 @@ def compare(
     reference: xr.Dataset,
     *,
     region: str | None = None,
-    method: Method = "dm",
+    method: Method = "ar2",
     rate: float = 0.1,
     level: float = 0.95,
     block: Block = None,
@@ -162,7 +162,7 @@ def scorecard(
     *,
     regions: Sequence[str] | None = None,
     scores: Sequence[Score] = ("crps", "rmse"),
-    method: Method = "dm",
+    method: Method = "ar2",
     rate: float = 0.1,
     level: float = 0.95,
     block: Block = None,
@@ -190,7 +190,7 @@ def compare_cells(
     state: xr.Dataset,
     reference: xr.Dataset,
     *,
-    method: Method = "dm",
+    method: Method = "ar2",
     rate: float = 0.1,
     level: float = 0.95,
     block: Block = None,
@@ -264,7 +264,7 @@ def _tests(
     found = {name: np.full(shape, np.nan) for name in RESULTS}
     for index, lead in enumerate(leads):
         rows = [sums.isel(prediction_timedelta=index).transpose("place", "channel", "time") for sums in (ours, theirs)]
-        rows = _on_common_cases(*rows)
+        rows = [*on_common_cases(*rows)]
         steps = lead_steps(times, lead)
         for s, score in enumerate(scores):
             d, of_reference = _differences(rows, state, reference, score)
@@ -288,12 +288,6 @@ def _tests(
         "units": state.attrs["units"],
     }
     return result.assign_coords(score=np.array(scores, dtype=object))
-
-
-def _on_common_cases(ours: xr.Dataset, theirs: xr.Dataset) -> list[xr.Dataset]:
-    """Rows in which the two hold different cases are cleared, as `paired_sums` does."""
-    same = (ours["weight"] > 0) & (abs(ours["weight"] - theirs["weight"]) <= 1e-9 * ours["weight"])
-    return [ours.where(same, 0.0), theirs.where(same, 0.0)]
 
 
 def _differences(

@@ -29,6 +29,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.store import is_store, open_store, write_dataset
 from verification.onepass import ANOMALIES, MAPS, SUMS, TAILS
 from verification.plan import LEVELS, Plan, training_flags
+from verification.policy import POLICY_TEXTS
 from verification.regions import BELTS, Box, name_of
 
 KIND = "score_state"
@@ -126,6 +127,7 @@ def assemble(plan: Plan, sums: Mapping[str, np.ndarray]) -> xr.Dataset:
     state = xr.Dataset(fields, coords)
     state.attrs = {
         **plan.attrs,
+        **POLICY_TEXTS,
         "kind": KIND,
         "members": plan.members,
         "units": json.dumps({name: plan.units[name] for name in plan.channels}),

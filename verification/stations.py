@@ -21,7 +21,7 @@ from rich.text import Text
 from data_pipeline.disk import sync
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from data_pipeline.regrid import COVER_TOLERANCE, _with_pole_rows
+from data_pipeline.regrid import COVER_TOLERANCE, with_pole_rows
 from data_pipeline.sources.stations import check_stations
 from data_pipeline.units import STANDARD_GRAVITY, to_canonical_units
 from data_pipeline.variables import VARIABLES, lookup
@@ -235,7 +235,7 @@ def _interpolated(
 ) -> dict[str, xr.DataArray]:
     axis = grid.latitude
     if latitude.max() > axis[-1] + COVER_TOLERANCE or latitude.min() < axis[0] - COVER_TOLERANCE:
-        fields, axis = _with_pole_rows(fields, grid, Grid.named("4x3"))
+        fields, axis = with_pole_rows(fields, grid, Grid.named("4x3"))
     row, down = _between(axis, latitude)
     circle = [grid.longitude[0] + 360] if _circles(grid) else []
     column, across = _between(np.append(grid.longitude, circle), longitude)

@@ -37,7 +37,7 @@ class MeanTest(NamedTuple):
 def mean_test(
     d: np.ndarray,
     *,
-    method: Method = "dm",
+    method: Method = "ar2",
     steps: int = 1,
     block: float | Literal["auto"] | None = None,
     level: float = 0.95,

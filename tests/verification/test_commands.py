@@ -118,7 +118,7 @@ def test_one_member_is_called_what_it_is(job: Path, tmp_path: Path) -> None:
     assert "MAE (one member)" in result.output
     assert "fair CRPS" not in result.output
     state = open_state(tmp_path / "persistence.scores.zarr")
-    assert headline(state)[0].crps[0] == pytest.approx(float(scores_table(state)["crps"][0, 0]) / 98.0665)
+    assert headline(state)[0].crps[0] == pytest.approx(float(scores_table(state)["crps_ecdf"][0, 0]) / 98.0665)
     assert np.isnan(headline(state)[0].ssr[0])
 
 

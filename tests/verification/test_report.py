@@ -14,11 +14,12 @@ import xarray as xr
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
+from verification.accumulate import Accumulator
+from verification.plan import Plan
+from verification.readout import region_sums, scores_table, skill
 from verification.report import write_report
 from verification.report.tables import card_leads, interval, number
 from verification.significance import intervals
-from verification.readout import region_sums, scores_table, skill
-from verification.regions import cells_of
 
 CHANNELS = {"geopotential_500": ("m2 s-2", 5e4, 800.0), "2m_temperature": ("K", 285.0, 3.0)}
 
@@ -46,49 +47,22 @@ def world(grid: Grid, *, members: int, inits: int, leads: int, error: float, see
 def state(
     grid: Grid, *, model: str, members: int = 10, inits: int = 6, leads: int = 3, error: float = 1.0, **attrs: object
 ) -> xr.Dataset:
-    """A score state with the sums of its definition, written as plainly as possible."""
+    """The score state of such a world."""
     forecast, truth = world(grid, members=members, inits=inits, leads=leads, error=error)
-    channels = list(CHANNELS)
-    labels, numbers = cells_of(grid)
-    per_point: dict[str, list[np.ndarray]] = {name: [] for name in ("abs_error", "gini", "variance", "squared_error", "error")}
-    ranks = []
-    for channel in channels:
-        x, y = forecast[channel].values, truth[channel].values
-        mean = x.mean(axis=2)
-        distinct = max(members * (members - 1), 1)
-        per_point["abs_error"].append(np.abs(x - y[:, :, None]).mean(axis=2))
-        per_point["gini"].append(np.abs(x[:, :, None] - x[:, :, :, None]).sum(axis=(2, 3)) / distinct)
-        per_point["variance"].append(x.var(axis=2, ddof=1) if members > 1 else np.zeros_like(y))
-        per_point["squared_error"].append((mean - y) ** 2)
-        per_point["error"].append(mean - y)
-        ranks.append((x < y[:, :, None]).sum(axis=2)[..., None] == np.arange(members + 1))
-    weights = grid.area_weights
-    masks = (numbers == np.arange(len(labels))[:, None, None]) * weights
-    dims = ("channel", "time", "prediction_timedelta", "cell")
-    maps = ("channel", "prediction_timedelta", "latitude", "longitude")
-    data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
-    for name, values in per_point.items():
-        data[name] = (dims, np.einsum("ktlij,cij->ktlc", np.stack(values), masks))
-        data[f"map_{name}"] = (maps, np.stack(values).sum(axis=1))
-    shape = (len(channels), inits, leads, len(labels))
-    data["weight"] = (dims, np.broadcast_to(masks.sum(axis=(1, 2)), shape).copy())
-    data["dropped"] = (dims, np.zeros(shape))
-    data["ranks"] = ((*dims, "rank"), np.einsum("ktlijr,cij->ktlcr", np.stack(ranks).astype(float), masks))
-    data["map_count"] = (maps, np.full((len(channels), leads, *grid.shape), float(inits)))
-    data["in_training"] = (("time", "prediction_timedelta"), np.zeros((inits, leads), dtype=np.int8))
-    coords = {
-        "channel": channels,
-        "cell": labels,
-        "rank": np.arange(members + 1),
-        **{k: truth[k] for k in ("time", "prediction_timedelta")},
-    }
     given = {
-        "kind": "score_state", "model": model, "members": members, "truth": "simulated planet",
-        "truth_period": "2006-01-01/2006-12-31",
-        "units": json.dumps({name: units for name, (units, _, _) in CHANNELS.items()}), "seed": 1, "boundary": "none",
-        "training_period": "2001-01-01T00/2005-12-31T12", "plumecast_version": "0.1.0", "checkpoint_sha256": "ab" * 32,
+        "model": model, "truth": "simulated planet", "truth_period": "2006-01-01/2006-12-31", "seed": 1, "boundary": "none",
+        "training_period": "2001-01-01T00/2005-12-31T12", "plumecast_version": "0.1.0", "checkpoint_sha256": "ab" * 32, **attrs,
     }  # fmt: skip
-    return xr.Dataset(data, {**coords, **grid.coords()}, {**given, **attrs})
+    units = {name: unit for name, (unit, _, _) in CHANNELS.items()}
+    times, steps = truth["time"].values, truth["prediction_timedelta"].values
+    land = np.tile(np.arange(grid.shape[1]) % 2, (grid.shape[0], 1))
+    accumulator = Accumulator(Plan(tuple(CHANNELS), units, times, steps, members, grid, given, land=land))
+    for time in times:
+        for lead in steps:
+            at = {"time": time, "prediction_timedelta": lead}
+            fields = [np.stack([data[name].sel(at).values for name in CHANNELS], axis=-3) for data in (forecast, truth)]
+            accumulator.add(time, lead, *fields)
+    return accumulator.state()
 
 
 PLANET = Grid.named("16x8")
@@ -209,7 +183,7 @@ def test_curves_are_made_of_the_numbers_beside_the_page(planet_report: tuple[Pat
     rng = np.random.default_rng(3)
     factor = {"geopotential_500": 1 / 98.0665, "2m_temperature": 1.0}
     for _ in range(10):
-        row = table[(table["score"].isin(["crps", "rmse", "bias"]))].sample(random_state=rng).iloc[0]
+        row = table[table["score"].isin(["crps", "rmse", "bias"]) & table["value"].notna()].sample(random_state=rng).iloc[0]
         source = next(one for one in states if one.attrs["model"] == row["model"])
         cell = {"channel": row["channel"], "prediction_timedelta": pd.Timedelta(hours=row["lead_hours"])}
         sums = region_sums(source, row["region"]).sel(cell).sum("time")
@@ -253,7 +227,7 @@ def test_a_regional_report_without_a_case_is_built_offline(tmp_path: Path) -> No
     text = out.read_text(encoding="utf-8")
     assert "perfect boundary (truth)" in text
     assert 'id="case"' not in text
-    assert text.count('name="region"') == 1
+    assert text.count('name="region"') == 3  # the domain, its land and its sea
 
 
 @pytest.mark.usefixtures("without_score_maps")
@@ -303,7 +277,7 @@ def test_channels_and_regions_can_be_chosen_without_script(planet_report: tuple[
     text = planet_report[0].read_text(encoding="utf-8")
     page = Page(text)
     regions = [attrs for attrs in page.all("input") if attrs["name"] == "region"]
-    assert len(regions) == 4
+    assert len(regions) == 6  # globe, three belts, land and sea
     assert sum("checked" in attrs for attrs in regions) == 1
     for attrs in page.all("input"):
         index = attrs["class"]
@@ -317,7 +291,10 @@ def test_faulty_inputs_are_refused_plainly(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="two states are named crps"):
         write_report([state(EUROPE, model="crps"), state(EUROPE, model="crps")], tmp_path / "report.html")
     with pytest.raises(InputError, match="not a score state"):
-        write_report([state(EUROPE, model="crps", kind="forecast")], tmp_path / "report.html")
+        write_report([state(EUROPE, model="crps").assign_attrs(kind="forecast")], tmp_path / "report.html")
+    unstated = state(EUROPE, model="crps").assign_attrs(policy_ties="")
+    with pytest.raises(InputError, match="does not say its policy_ties; scores without a stated policy are not shown"):
+        write_report([unstated], tmp_path / "report.html")
 
 
 def test_leads_of_tables_are_days_1_3_5_7_and_10_or_the_nearest() -> None:

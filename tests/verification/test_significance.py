@@ -161,7 +161,7 @@ def test_every_cell_of_a_comparison_is_the_test_of_its_series(method: Any) -> No
 
 def test_diebold_mariano_by_hand() -> None:
     state, reference = simulated_state(60), simulated_state(60, error=1.3, model="bb")
-    found = sig.compare(state, reference).isel(channel=0, prediction_timedelta=1)
+    found = sig.compare(state, reference, method="dm").isel(channel=0, prediction_timedelta=1)
     d = sig.paired_difference(state, reference).values[0, :, 1]
     deviation, n, h = d - d.mean(), 60, 2
     variance = (deviation @ deviation + 2 * deviation[1:] @ deviation[:-1]) / n
@@ -225,7 +225,7 @@ def test_the_rmse_of_a_card_is_that_of_all_initialisations_with_the_error_of_a_j
     weather = rng.gamma(2, size=(1, 300, 1, 1))
     squares = [scale * weather * rng.gamma(20, 1 / 20, size=weather.shape) for scale in (1.0, 1.3)]
     states = [state_of(weather, model, square) for model, square in zip("ab", squares, strict=True)]
-    found = sig.scorecard(*states, scores=["rmse"], regions=["global"]).squeeze()
+    found = sig.scorecard(*states, scores=["rmse"], regions=["global"], method="dm").squeeze()
     errors = [float(np.sqrt(square.mean())) for square in squares]
     assert float(found["difference"]) == pytest.approx(errors[0] - errors[1], rel=1e-12)
     assert float(found["relative"]) == pytest.approx(100 * (errors[0] / errors[1] - 1), rel=1e-12)

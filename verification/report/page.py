@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from data_pipeline.errors import InputError
+from verification.certify import certify, check_policy, require
 from verification.readout import scores_table
 from verification.report import events, fields, figures, provenance, tables
 from verification.report.numbers import collect, map_fields, reported_regions
@@ -48,11 +49,16 @@ def write_report(
     states: the model first, then baselines or other models; scores are taken over the initialisations and leads each has, skills
     over those in common. case: one initialisation of the model's ensemble in the schema, shown as maps beside `truth` (schema
     "analysis"). n_boot, seed: bootstrap of the intervals. The page has no script and asks for nothing from a network; equal
-    arguments give equal bytes. Raises InputError if a state is not a score state, or two states bear the same model name.
+    arguments give equal bytes. The scores are certified first (`verification.certify`). Raises GateError if that fails,
+    InputError if a state is not a score state or does not state its policy, or if two states bear the same model name.
     """
     names = _names(states)
+    certificate = certify()
+    require(certificate)
+    for state in states:
+        check_policy(state)
     numbers = collect(states, n_boot=n_boot, seed=seed)
-    facts = provenance.facts(states, n_boot=n_boot, seed=seed)
+    facts = provenance.facts(states, certificate, n_boot=n_boot, seed=seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     header = {"title": title, "verified": dict(facts.head + facts.rest), "models": provenance.models(states)}
     as_csv, as_json = tables.write_numbers(numbers, header, out)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from verification.certify import Certificate
 from verification.readout import ONE_MEMBER, POLICY
 from verification.report.tables import Table, lead_name, stamp_name
 from verification.significance import TOO_FEW
@@ -70,7 +71,7 @@ class Facts:
     rest: list[tuple[str, str]]
 
 
-def facts(states: Sequence[xr.Dataset], *, n_boot: int, seed: int) -> Facts:
+def facts(states: Sequence[xr.Dataset], certificate: Certificate, *, n_boot: int, seed: int) -> Facts:
     model, attrs = states[0], states[0].attrs
     times, count = _period(model), model.sizes["time"]
     leads = [float(lead / np.timedelta64(1, "h")) for lead in model["prediction_timedelta"].values]
@@ -88,11 +89,16 @@ def facts(states: Sequence[xr.Dataset], *, n_boot: int, seed: int) -> Facts:
         ("Boundary", str(attrs.get("boundary", "none"))),
         ("Estimator", _estimator(states)),
         ("Policy", POLICY),
+        ("Certified", f"{certificate.summary} by this run ({_versions(certificate)})"),
         ("Left out", f"{_dropped(model)} for missing values"),
         ("Intervals", f"95 %, {n_boot} block bootstrap samples of the initialisations, seed {seed}" + _too_few(count)),
     ]
     head = [(label, text) for label, text in head if (label, text) != ("Boundary", "none")]
     return Facts(summary, head, _rest(attrs))
+
+
+def _versions(certificate: Certificate) -> str:
+    return ", ".join(f"{name} {number}" for name, number in certificate.versions.items())
 
 
 def _estimator(states: Sequence[xr.Dataset]) -> str:
