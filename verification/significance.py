@@ -86,25 +86,18 @@ def intervals(
     else:
         ours, theirs = paired_sums(state, reference, region)
     members = [int(which.attrs["members"]) for which in (state, reference) if which is not None]
-    names = [*SCORES] + (["crpss"] if theirs is not None else [])
-    shape = (ours.sizes["channel"], ours.sizes["prediction_timedelta"])
-    bounds = {name: np.full((2, *shape), np.nan) for name in names}
-    lengths = np.zeros(shape[1])
-    tails = [(1 - level) / 2, (1 + level) / 2]
+    lengths, counts = np.zeros(ours.sizes["prediction_timedelta"]), []
     for index, lead in enumerate(ours["prediction_timedelta"].values):
         rows = [sums.isel(prediction_timedelta=index) for sums in (ours, theirs) if sums is not None]
         lengths[index] = _mean_block(rows, members, block, block_length(ours["time"].values, lead), size)
         rng = np.random.default_rng([seed, index])
-        counts = resample_counts(ours.sizes["time"], lengths[index], n_boot, rng)
-        resampled = [_resampled(sums, counts) for sums in rows]
-        drawn = ratios(resampled[0], members[0], size)
-        if theirs is not None:
-            crps, crps_reference = (comparable_crps(sums, m, size) for sums, m in zip(resampled, members, strict=True))
-            drawn["crpss"] = 1 - crps / crps_reference.where(crps_reference > 0)
-        for name in names:
-            values = drawn[name].transpose("channel", "sample").values
-            known = np.isfinite(values).any(axis=1)
-            bounds[name][:, known, index] = np.nanquantile(values[known], tails, axis=1)
+        counts.append(resample_counts(ours.sizes["time"], lengths[index], n_boot, rng))
+    resampled = [_resampled(sums, np.stack(counts)) for sums in (ours, theirs) if sums is not None]
+    drawn = ratios(resampled[0], members[0], size)[[*SCORES]]
+    if theirs is not None:
+        crps, crps_reference = (comparable_crps(sums, m, size) for sums, m in zip(resampled, members, strict=True))
+        drawn["crpss"] = 1 - crps / crps_reference.where(crps_reference > 0)
+    bounds = {str(name): _limits(values.values, level) for name, values in drawn.data_vars.items()}
     n = (ours["weight"] > 0).sum("time").transpose("channel", "prediction_timedelta")
     result = xr.Dataset({"n": n, "block": ("prediction_timedelta", lengths), "too_few": n < TOO_FEW})
     for name, (lower, upper) in bounds.items():
@@ -321,7 +314,16 @@ def _mean_block(rows: Sequence[xr.Dataset], members: Sequence[int], block: Block
 
 
 def _resampled(rows: xr.Dataset, counts: np.ndarray) -> xr.Dataset:
-    """The sums of one lead in every resample, (channel, sample)."""
-    rows = rows.transpose("channel", "time", ...)
-    resampled = {str(name): (("channel", "sample"), array.values @ counts.T) for name, array in rows.data_vars.items()}
-    return xr.Dataset(resampled, coords={"channel": rows["channel"]})
+    """The sums in every resample, (channel, prediction_timedelta, sample); counts: (lead, sample, time)."""
+    dims = ("channel", "prediction_timedelta", "sample")
+    rows = rows.transpose("channel", "prediction_timedelta", "time")
+    sums = {str(name): (dims, np.einsum("clt,lst->cls", array.values, counts, optimize=True)) for name, array in rows.items()}
+    return xr.Dataset(sums, coords={dim: rows[dim] for dim in dims[:2]})
+
+
+def _limits(values: np.ndarray, level: float) -> np.ndarray:
+    """Both limits (2, channel, lead) of the samples along the last axis; NaN where none is finite."""
+    limits = np.full((2, *values.shape[:-1]), np.nan)
+    known = np.isfinite(values).any(axis=-1)
+    limits[:, known] = np.nanquantile(values[known], [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    return limits

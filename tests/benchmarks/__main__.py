@@ -1,4 +1,4 @@
-"""Run the benchmarks: python -m tests.benchmarks [WORD ...] runs every bench_*.py here, or those whose name holds a word.
+"""Run the benchmarks: python -m tests.benchmarks [WORD ...] runs all of this folder, or those whose name holds a word.
 
 Each runs in its own process, so that peak memory and thread settings are its own.
 """
@@ -18,10 +18,10 @@ def main() -> int:
     parser.add_argument("words", nargs="*", metavar="WORD", help="only benchmarks whose name holds one of these words")
     parser.add_argument("--list", action="store_true", help="name them and stop")
     arguments = parser.parse_args()
-    names = sorted(path.stem for path in HERE.glob("bench_*.py"))
+    names = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
     chosen = [name for name in names if not arguments.words or any(word in name for word in arguments.words)]
     if not chosen:
-        print(f"no benchmark named like {' or '.join(arguments.words) or 'bench_*.py'}; there are: {', '.join(names) or 'none'}")
+        print(f"no benchmark named like {' or '.join(arguments.words) or 'anything'}; there are: {', '.join(names) or 'none'}")
         return 2
     if arguments.list:
         print("\n".join(chosen))

@@ -46,9 +46,9 @@ def test_the_table_of_real_ensembles_has_all_of_them(
     shared_data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     shared_data("ens-stations")
-    from tests.benchmarks import bench_real_ensembles
+    from tests.benchmarks import real_ensembles
 
-    bench_real_ensembles.main()
+    real_ensembles.main()
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(table) == 2 + 7 + 4 + 1 + 4 + 4
     assert "| 50 | 4454 | 0.980 [" in table[2]
