@@ -24,6 +24,7 @@ import data_pipeline
 from data_pipeline.disk import Lock, sync
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
+from data_pipeline.memory import keep_freed_memory
 from data_pipeline.recipe import fingerprint
 from data_pipeline.regrid import regrid as to_grid
 from data_pipeline.schema import Channel, channels_of, validate
@@ -37,6 +38,7 @@ from verification.state import FORMAT, assemble, is_state, open_state, save, var
 BLOCK_BYTES = 64 << 20  # members read at once by one thread
 PART_BYTES = 256 << 20  # members of a part: what a killed run has to read again
 AHEAD = 16  # blocks under way at a time
+WAITING = 2  # threads more than cores: a reader waits while zarr decodes in threads of its own
 CLIMATOLOGY_BYTES = 512 << 20  # a climatology up to this size is kept in memory
 
 Progress = Callable[[int, int], None]
@@ -87,7 +89,7 @@ def evaluate(
     inputs = Inputs(forecast, truth, climatology)
     plan = _plan_of(inputs, choice)
     rows = truth_rows(truth, plan.times, plan.leads, missing_truth)
-    with ThreadPoolExecutor(kernels.cores()) as pool:
+    with ThreadPoolExecutor(kernels.cores() + WAITING) as pool:
         return _score(plan, inputs, rows, functools.partial(score_block, inputs), pool, None, progress)
 
 
@@ -114,6 +116,7 @@ def score_store(
     identity = _inputs_of(request, missing_truth, choice)
     if _is_made_from(out, identity):
         return open_state(out)
+    keep_freed_memory()
     inputs = open_inputs(request)
     plan = _plan_of(inputs, choice)
     rows = truth_rows(inputs.truth, plan.times, plan.leads, missing_truth)
@@ -162,11 +165,10 @@ def score_stored_block(request: Request, plan: Plan, rows: np.ndarray, block: Bl
 def open_inputs(request: Request) -> Inputs:
     """The datasets of a request, lazily, derived and regridded as it asks. Raises InputError for what does not fit."""
     forecast = data_pipeline.open_forecast(request.forecast)
-    if is_store(request.forecast) and not (request.derived or request.regrid):
-        # without dask between: blocks are whole chunks already, and its copies cost as much as decoding
-        forecast = xr.open_zarr(request.forecast, chunks=None)[list(forecast.data_vars)]
     forecast.attrs.setdefault("model", request.forecast.stem)
     truth = data_pipeline.open_analysis(request.truth)
+    if not (request.derived or request.regrid):
+        forecast, truth = _without_dask(request.forecast, forecast), _without_dask(request.truth, truth)
     climatology = _climatology(request.climatology)
     forecast, truth = (derive(data, request.derived) for data in (forecast, truth))
     if request.regrid:
@@ -186,6 +188,14 @@ def _inputs_of(request: Request, missing_truth: str, choice: Mapping[str, Any]) 
 
 def _is_made_from(out: Path, identity: str) -> bool:
     return is_state(out) and open_store(out).attrs.get("inputs") == identity
+
+
+def _without_dask(path: Path, data: xr.Dataset) -> xr.Dataset:
+    """The fields of one of our stores read straight from zarr: blocks are whole chunks, and dask's copies cost like decoding."""
+    if not is_store(path):
+        return data
+    plain = xr.open_zarr(path, chunks=None)
+    return data.assign({name: plain[name] for name in data.data_vars if data[name].chunks is not None})
 
 
 def _plan_of(inputs: Inputs, choice: Mapping[str, Any]) -> Plan:
@@ -310,7 +320,7 @@ def _stash(out: Path, identity: str) -> Iterator[Path]:
 @contextlib.contextmanager
 def _pool(cluster: str | None) -> Iterator[Executor]:
     if cluster is None:
-        with ThreadPoolExecutor(kernels.cores()) as pool:
+        with ThreadPoolExecutor(kernels.cores() + WAITING) as pool:
             yield pool
         return
     from distributed import Client
