@@ -13,10 +13,12 @@ import xarray as xr
 
 import models
 from data_pipeline import open_analysis, open_forecast
+from data_pipeline.derived import make_climatology
 from data_pipeline.ingest import ingest
 from data_pipeline.progress import ProgressDisplay, table_console
 from data_pipeline.recipe import fingerprint, section
 from data_pipeline.statistics import Periods
+from data_pipeline.store import open_store
 from forecast import baselines
 from forecast.initial_states import spread_evenly
 from forecast.plan import plan_like
@@ -25,9 +27,10 @@ from forecast.sinks import ZarrSink
 from verification.evaluate import evaluate, score_store
 from verification.headline import show
 from verification.report import write_report
-from verification.state import is_state, open_state, save
+from verification.state import FORMAT, is_state, open_state, save
 
 INITS, DAYS = 8, 10
+QUANTILES = (0.05, 0.95)
 
 
 def sample_recipe() -> dict[str, Any]:
@@ -46,10 +49,14 @@ def run_demo(out: Path, members: int) -> Path:
     with ProgressDisplay("ingest of the packaged planet", "stamps") as bar:
         ingest(recipe, analysis_path, progress=bar)
     analysis = open_analysis(analysis_path)
+    with console.status("climatology of the packaged training years"):
+        climate_path = make_climatology(recipe, out, quantiles=QUANTILES)
     forecast_path = _forecast(analysis, section(recipe, "periods", Periods), out, members)
     ensemble = open_forecast(forecast_path)
-    model = score_store(forecast_path, analysis_path, out / "scores" / f"{forecast_path.stem}.scores.zarr")
-    references = [_baseline(kind, ensemble, analysis, recipe, out) for kind in ("climatology", "persistence")]
+    place = out / "scores" / f"{forecast_path.stem}.scores.zarr"
+    model = score_store(forecast_path, analysis_path, place, climatology_path=climate_path)
+    climate = open_store(climate_path).load()
+    references = [_baseline(kind, ensemble, analysis, climate, recipe, out) for kind in ("climatology", "persistence")]
     report = out / f"report-{members}-members.html"
     inputs = fingerprint({"states": [state.attrs["inputs"] for state in (model, *references)]})
     stamp = report.with_suffix(".inputs")
@@ -61,7 +68,8 @@ def run_demo(out: Path, members: int) -> Path:
     console.print()
     show(console, model, references)
     console.print(
-        "A simulated planet, not real weather. The climatology is drawn from the two packaged training years, not from all five.",
+        "A simulated planet, not real weather. The climatology and the thresholds of events come from the two packaged training "
+        "years, not from all five.",
         style="dim", soft_wrap=True,
     )  # fmt: skip
     console.print(f"\nreport: {report.resolve()}   ({time.monotonic() - started:.0f} s)", soft_wrap=True, highlight=False)
@@ -83,10 +91,13 @@ def _forecast(analysis: xr.Dataset, periods: Periods, out: Path, members: int) -
     return path
 
 
-def _baseline(kind: str, ensemble: xr.Dataset, analysis: xr.Dataset, recipe: dict[str, Any], out: Path) -> xr.Dataset:
+def _baseline(
+    kind: str, ensemble: xr.Dataset, analysis: xr.Dataset, climate: xr.Dataset, recipe: dict[str, Any], out: Path
+) -> xr.Dataset:
     """The score state of a baseline for the forecast's dates, scored as it is drawn, without a store of its fields."""
     path = out / "scores" / f"{kind}.scores.zarr"
-    inputs = fingerprint({"kind": kind, "times": ensemble["time"].values.tolist(), "analysis": analysis.attrs["recipe_hash"]})
+    hashes = [data.attrs["recipe_hash"] for data in (analysis, climate)]
+    inputs = fingerprint({"format": FORMAT, "kind": kind, "times": ensemble["time"].values.tolist(), "made of": hashes})
     if is_state(path) and open_state(path).attrs.get("inputs") == inputs:
         return open_state(path)
     plan = plan_like(ensemble, analysis)
@@ -95,7 +106,7 @@ def _baseline(kind: str, ensemble: xr.Dataset, analysis: xr.Dataset, recipe: dic
     else:
         drawn = baselines.climatology(analysis, plan, section(recipe, "periods", Periods).required("training"))
     with ProgressDisplay(f"scores of {kind}", "initialisations") as bar:
-        state = evaluate(drawn, analysis, progress=bar)
+        state = evaluate(drawn, analysis, climatology=climate, progress=bar)
     state.attrs["inputs"] = inputs
     save(state, path)
     return state

@@ -129,6 +129,8 @@ def plan_for(
     available = {channel.label: str(select(truth, channel).attrs["units"]) for channel in channels_of(truth)}
     offered = {channel.label: str(select(forecast, channel).attrs["units"]) for channel in channels_of(forecast)}
     wanted = _channels(offered, available, channels)
+    if climatology is not None:
+        _check_climatology(climatology, [Channel.parse(label) for label in wanted])
     chosen = _leads(forecast["prediction_timedelta"].values, leads)
     times = forecast["time"].values
     unknown = [case for case in cases if case not in times]
@@ -228,6 +230,19 @@ def _leads(available: np.ndarray, asked: Sequence[np.timedelta64] | None) -> np.
             f"leads {_hours(chosen[~np.isin(chosen, available)])} are not in the forecast, which has {_hours(available)}"
         )
     return chosen
+
+
+def _check_climatology(climatology: xr.Dataset, channels: Sequence[Channel]) -> None:
+    def has(channel: Channel) -> bool:
+        array = climatology.get(channel.name)
+        return array is not None and (channel.level is None or channel.level in np.atleast_1d(array["level"].values))
+
+    lacking = [channel.label for channel in channels if not has(channel)]
+    if lacking:
+        raise InputError(
+            f"the climatology has no {', '.join(lacking)}; make one of all channels (plumecast data climatology), or choose "
+            "those that it has (--channel)"
+        )
 
 
 def _events(asked: Sequence[str] | None, climatology: xr.Dataset | None, channels: Sequence[str]) -> tuple[Event, ...]:

@@ -164,8 +164,9 @@ def event_scores(state: xr.Dataset, region: str | None = None) -> xr.Dataset:
     """Scores of each event, (channel, prediction_timedelta, event): NaN where the event does not apply or never occurred.
 
     base_rate; brier (fair; NaN with one member), brier_ecdf and its parts reliability, resolution, uncertainty; brier_skill, that
-    of brier against the base rate of this very sample (an optimistic reference: it knows the sample); auc; sedi, of the warning
-    by at least half of the members; twcrps (fair; threshold-weighted on the event's side) and twcrps_ecdf.
+    of brier (one member: brier_ecdf) against the base rate of this very sample, a hard reference, because it knows the sample;
+    auc; sedi, of the warning by at least half of the members; twcrps (fair; threshold-weighted on the event's side) and
+    twcrps_ecdf.
     """
     table, members = event_table(state, region), int(state.attrs["members"])
     total = table.sum(BINS)
@@ -180,7 +181,7 @@ def event_scores(state: xr.Dataset, region: str | None = None) -> xr.Dataset:
             "base_rate": base,
             "brier": fair["brier"],
             "brier_ecdf": plain["brier"],
-            "brier_skill": 1 - fair["brier"] / uncertainty.where(uncertainty > 0),
+            "brier_skill": 1 - (fair if members > 1 else plain)["brier"] / uncertainty.where(uncertainty > 0),
             "reliability": plain["reliability"],
             "resolution": plain["resolution"],
             "uncertainty": uncertainty,

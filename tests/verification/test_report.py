@@ -15,7 +15,7 @@ import xarray as xr
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from verification.accumulate import Accumulator
-from verification.plan import Plan
+from verification.plan import Event, Plan
 from verification.readout import region_sums, scores_table, skill
 from verification.report import write_report
 from verification.report.tables import card_leads, interval, number
@@ -316,3 +316,33 @@ def test_numbers_are_printed_for_people() -> None:
     assert interval(0.351, 0.412, signed=True) == "0.35–0.41"
     assert interval(-0.1, 0.2, signed=True) == "−0.10 to +0.20"
     assert interval(float("nan"), 0.2) == ""
+
+
+def test_events_stand_in_a_table_with_the_models_under_each_other() -> None:
+    from verification.report import events
+
+    forecast, truth = world(PLANET, members=5, inits=2, leads=3, error=0.6)
+    states = []
+    for model, members in (("crps", 5), ("single", 1)):
+        units = {name: unit for name, (unit, _, _) in CHANNELS.items()}
+        own = (Event(">", 286.0, channel="2m_temperature"),)
+        times, steps = truth["time"].values, truth["prediction_timedelta"].values
+        accumulator = Accumulator(Plan(tuple(CHANNELS), units, times, steps, members, PLANET, {"model": model}, events=own))
+        for time in times:
+            for lead in steps:
+                at = {"time": time, "prediction_timedelta": lead}
+                drawn, observed = (
+                    np.stack([data[name].sel(at).values for name in CHANNELS], axis=-3) for data in (forecast, truth)
+                )
+                accumulator.add(time, lead, drawn[:members], observed)
+        states.append(accumulator.state())
+    section = events.section(states)
+    assert section is not None
+    warm = next(table for table in section["tables"] if table.caption == "2 m temperature: events")
+    assert [row[:2] for row in warm.rows[:2]] == [
+        ["2m_temperature > 286, 12 h", "crps"],
+        ["2m_temperature > 286, 12 h", "single"],
+    ]
+    assert all("–" not in row[2] for row in warm.rows)
+    assert next(table for table in section["tables"] if table.caption.startswith("Geopotential")).rows == []
+    assert events.section([state(PLANET, model="none")]) is None

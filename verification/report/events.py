@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ NOTE = (
     "An event is a value beyond a threshold; q0.95 is the 95 % quantile of the climatology at the valid time. Base rate: how "
     "often it happened. Brier skill: of the fair Brier score against always forecasting that base rate, which no one knows "
     "beforehand. ROC area: chance that an event had more members than a non-event, 0.5 without skill. SEDI: of a warning by half "
-    "of the members. twCRPS: fair CRPS that counts only what lies beyond the threshold. Whole grid; – where undefined."
+    "of the members. twCRPS: fair CRPS that counts only what lies beyond the threshold. Brier skill and twCRPS of one member are "
+    "not fair. Whole grid; – where undefined."
 )
 COLUMNS = (
     ("base_rate", "base rate"),
@@ -29,30 +31,34 @@ COLUMNS = (
 
 def section(states: Sequence[xr.Dataset]) -> dict[str, Any] | None:
     """A table for each channel with the events of every model that has some."""
-    scored = [(str(state.attrs["model"]), state, readout.event_scores(state)) for state in states if "event_table" in state]
+    scored = {str(state.attrs["model"]): _scores(state) for state in states if "event_table" in state}
     if not scored:
         return None
-    labels = [str(label) for label in scored[0][1]["channel"].values]
+    labels = [str(label) for label in next(iter(scored.values()))["channel"].values]
     return {"note": NOTE, "tables": [_table(label, scored) for label in labels]}
 
 
-def _table(channel: str, scored: Sequence[tuple[str, xr.Dataset, xr.Dataset]]) -> Table:
+def _scores(state: xr.Dataset) -> xr.Dataset:
+    scores = readout.event_scores(state)
+    return scores if int(state.attrs["members"]) > 1 else scores.assign(twcrps=scores["twcrps_ecdf"])
+
+
+def _table(channel: str, scored: Mapping[str, xr.Dataset]) -> Table:
+    """The models under each other, for every event and lead."""
     style = style_of(channel)
+    first = next(iter(scored.values()))
+    hours = (first["prediction_timedelta"].values / np.timedelta64(1, "h")).tolist()
     rows = []
-    for model, state, scores in scored:
-        if channel not in scores["channel"].values:
-            continue
-        own = scores.sel(channel=channel)
-        hours = (own["prediction_timedelta"].values / np.timedelta64(1, "h")).tolist()
-        single = int(state.attrs["members"]) == 1
-        for event in map(str, own["event"].values):
-            for lead in card_leads(hours):
-                at = own.sel(event=event).isel(prediction_timedelta=hours.index(lead))
-                if not np.isfinite(at["base_rate"]):
-                    continue
-                values = [at["twcrps_ecdf" if name == "twcrps" and single else name] for name, _ in COLUMNS]
-                factors = [style.factor if name == "twcrps" else 1.0 for name, _ in COLUMNS]
-                cells = [number(float(value) * factor) for value, factor in zip(values, factors, strict=True)]
-                rows.append([f"{event}, {lead_name(lead)}", model, *cells])
+    for event, lead in product(map(str, first["event"].values), card_leads(hours)):
+        at = {"channel": channel, "event": event, "prediction_timedelta": first["prediction_timedelta"].values[hours.index(lead)]}
+        for model, scores in scored.items():
+            if any(value not in scores[dim].values for dim, value in at.items()) or not np.isfinite(scores["base_rate"].sel(at)):
+                continue
+            rows.append([f"{event}, {lead_name(lead)}", model, *_cells(scores.sel(at), style.factor)])
     heads = [text + (f" ({style.difference_units})" if name == "twcrps" else "") for name, text in COLUMNS]
     return Table(f"{style.long_name}: events", ["event, lead", "model", *heads], rows)
+
+
+def _cells(scores: xr.Dataset, factor: float) -> list[str]:
+    values = {name: float(scores[name]) * (factor if name == "twcrps" else 1.0) for name, _ in COLUMNS}
+    return [number(value, signed=name == "brier_skill") for name, value in values.items()]
