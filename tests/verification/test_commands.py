@@ -192,3 +192,52 @@ def test_map_draws_a_picture(job: Path, tmp_path: Path, with_truth: bool) -> Non
     result = run(*arguments, *(["--truth", job / "analysis.zarr"] if with_truth else []))
     assert result.exit_code == 0, result.output
     assert (tmp_path / "map.png").stat().st_size > 10_000
+
+
+def test_a_dry_run_says_what_would_be_scored_and_writes_nothing(job: Path, tmp_path: Path) -> None:
+    result = run(
+        "verify", job / "forecasts" / "crps.zarr", "--truth", job / "analysis.zarr", "--out", tmp_path, "--dry-run",
+        "--event", "geopotential_500 > 56000",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert "6 initialisations x 3 leads x 6 members of geopotential_500" in result.output
+    assert "events geopotential_500 > 56000" in result.output
+    assert "would be written" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_events_cases_points_and_regions_are_kept_in_the_state(job: Path, tmp_path: Path) -> None:
+    result = run(
+        "verify", job / "forecasts" / "crps.zarr", "--truth", job / "analysis.zarr", "--out", tmp_path, "--region", "Europe",
+        "--event", "geopotential_500 > 56000", "--fss-radius", "1500", "--case", "2007-01-02", "--point", "Oslo=59.9,10.8",
+        "--size", "10",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "CRPS at 10 members" in result.output
+    assert "region Europe" in result.output
+    assert "certified: " in result.output
+    state = open_state(tmp_path / "crps.scores.zarr")
+    assert state["event"].values.tolist() == ["geopotential_500 > 56000"]
+    assert {"case_mean", "case_plume", "fss_numerator", "tail_gini"} <= set(state.data_vars)
+    assert state["point"].values.tolist() == ["Oslo"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--event", "rain"], "event 'rain': expected a channel with a threshold"),
+        (["--event", "> q0.9"], "needs that quantile of a climatology"),
+        (["--case", "1999-01-01"], "are not initialisations of the forecast"),
+        (["--case", "soon"], "--case 'soon' is no stamp"),
+        (["--point", "Oslo"], "--point 'Oslo'; expected NAME=LAT,LON"),
+        (["--region", "Atlantis"], "region 'Atlantis' is not known here"),
+        (["--derive", "humidex"], "'humidex' cannot be derived"),
+        (["--channel", "2m_temperature"], "2m_temperature not in the forecast"),
+        (["--climatology", "ANALYSIS"], "is not a climatology"),
+    ],
+)
+def test_what_cannot_be_is_named(job: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    given = [str(job / "analysis.zarr") if word == "ANALYSIS" else word for word in arguments]
+    result = run("verify", job / "forecasts" / "crps.zarr", "--truth", job / "analysis.zarr", "--out", tmp_path, *given)
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
