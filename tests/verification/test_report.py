@@ -346,3 +346,44 @@ def test_events_stand_in_a_table_with_the_models_under_each_other() -> None:
     assert all("–" not in row[2] for row in warm.rows)
     assert next(table for table in section["tables"] if table.caption.startswith("Geopotential")).rows == []
     assert events.section([state(PLANET, model="none")]) is None
+
+
+def test_a_case_kept_in_the_state_is_drawn_without_its_forecast() -> None:
+    from verification.report import fields
+
+    forecast, truth = world(PLANET, members=5, inits=2, leads=3, error=0.6)
+    units = {name: unit for name, (unit, _, _) in CHANNELS.items()}
+    times, steps = truth["time"].values, truth["prediction_timedelta"].values
+    event = (Event(">", 286.0, channel="2m_temperature"),)
+    plan = Plan(
+        tuple(CHANNELS),
+        units,
+        times,
+        steps,
+        5,
+        PLANET,
+        {"model": "crps"},
+        events=event,
+        cases=(times[1],),
+        points={"Oslo": (60, 11)},
+    )
+    accumulator = Accumulator(plan)
+    for time in times:
+        for lead in steps:
+            at = {"time": time, "prediction_timedelta": lead}
+            drawn, observed = (np.stack([data[name].sel(at).values for name in CHANNELS], axis=-3) for data in (forecast, truth))
+            accumulator.add(time, lead, drawn, observed)
+    section = fields.case_of_state(accumulator.state())
+    assert section is not None
+    assert "crps from 2006-01-11 00 UTC, day 2.5" in section["note"]
+    captions = {channel["label"]: [figure.caption for figure in channel["figures"]] for channel in section["channels"]}
+    assert captions["t2m"] == [
+        "truth",
+        "ensemble mean",
+        "spread",
+        "probability of 2m_temperature > 286",
+        *[f"member {m}" for m in range(4)],
+    ]
+    assert "probability of 2m_temperature > 286" not in captions["z500"]
+    assert all(len(channel["plumes"]) == 1 and "Oslo" in channel["plumes"][0] for channel in section["channels"])
+    assert fields.case_of_state(state(PLANET, model="none")) is None

@@ -112,6 +112,20 @@ def _curve(ax: Axes, line: Line) -> None:
     ax.plot(days, value, color=colour, linewidth=1.5, linestyle=style, marker=marker, markersize=3.2, markeredgewidth=0)
 
 
+def plume(days: np.ndarray, members: np.ndarray, truth: np.ndarray, *, title: str, alt: str) -> Markup:
+    """Members (lead, number) and truth (lead,) at a point by lead, as an SVG element; the median drawn stronger."""
+    with mpl.rc_context(RC | {"svg.hashsalt": alt}):
+        figure = Figure(figsize=PANEL)
+        ax = figure.add_axes((0.13, 0.175, 0.85, 0.7))
+        ax.plot(days, members, color=colour_of(0), linewidth=0.5, alpha=0.35)
+        ax.plot(days, np.median(members, axis=1), color=colour_of(0), linewidth=1.6)
+        ax.plot(days, truth, color=INK, linewidth=1.4, marker="o", markersize=2.6, linestyle=(0, (3, 2)))
+        ax.set_title(title)
+        ax.set_xlabel("lead (days); truth dashed", labelpad=1)
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        return svg(figure, alt)
+
+
 def swatch(model: int) -> Markup:
     """The line of a model for the key of a page: colour, dashes and marker as in the curves."""
     dash = DASHES[model % 8]

@@ -48,9 +48,10 @@ def write_report(
 
     states: the model first, then baselines or other models; scores are taken over the initialisations and leads each has, skills
     over those in common. case: one initialisation of the model's ensemble in the schema, shown as maps beside `truth` (schema
-    "analysis"). n_boot, seed: bootstrap of the intervals. The page has no script and asks for nothing from a network; equal
-    arguments give equal bytes. The scores are certified first (`verification.certify`). Raises GateError if that fails,
-    InputError if a state is not a score state or does not state its policy, or if two states bear the same model name.
+    "analysis"); default the first case that the state keeps. n_boot, seed: bootstrap of the intervals. The page has no script and
+    asks for nothing from a network; equal arguments give equal bytes. The scores are certified first (`verification.certify`).
+    Raises GateError if that fails, InputError if a state is not a score state or does not state its policy, or if two states bear
+    the same model name.
     """
     names = _names(states)
     certificate = certify()
@@ -76,7 +77,7 @@ def write_report(
         "notes": provenance.NOTES,
         "score_maps": _score_maps(states[0]),
         "events": events.section(states),
-        "case": fields.case_section(case, truth, model=names[0]) if case is not None else None,
+        "case": fields.case_of_state(states[0]) if case is None else fields.case_section(case, truth, model=names[0]),
         **_scorecard(numbers, names),
         **_by_lead(numbers, names, reported_regions(states[0])),
         **_ranks(states[0], names[0]),
