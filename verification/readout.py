@@ -168,15 +168,26 @@ def event_scores(state: xr.Dataset, region: str | None = None) -> xr.Dataset:
     auc; sedi, of the warning by at least half of the members; twcrps (fair; threshold-weighted on the event's side) and
     twcrps_ecdf.
     """
-    table, members = event_table(state, region), int(state.attrs["members"])
+    sums = event_sums(state, region).sum("time")
+    return event_ratios(sums, int(state.attrs["members"])).transpose("channel", "prediction_timedelta", "event")
+
+
+def event_sums(state: xr.Dataset, region: str | None = None) -> xr.Dataset:
+    """The event tables and tails of a region, (channel, time, prediction_timedelta, event, ...)."""
+    sums = zone_sums(state, ["event_table", *(f"tail_{name}" for name in TAILS)], region)
+    return sums.drop_vars(BINS)
+
+
+def event_ratios(sums: xr.Dataset, members: int) -> xr.Dataset:
+    """The scores of `event_scores` from event sums with any further dims."""
+    table = sums["event_table"]
     total = table.sum(BINS)
     base = table.isel(observed=1).sum(BINS[0]) / total.where(total > 0)
     fair, plain = brier(table), brier(table, fair=False)
     uncertainty = plain["uncertainty"]
-    tails = zone_sums(state, [f"tail_{name}" for name in TAILS], region).sum("time")
-    weight = tails["tail_weight"].where(tails["tail_weight"] > 0)
-    pairs = tails["tail_gini"] / 2
-    scores = xr.Dataset(
+    weight = sums["tail_weight"].where(sums["tail_weight"] > 0)
+    pairs = sums["tail_gini"] / 2
+    return xr.Dataset(
         {
             "base_rate": base,
             "brier": fair["brier"],
@@ -187,11 +198,10 @@ def event_scores(state: xr.Dataset, region: str | None = None) -> xr.Dataset:
             "uncertainty": uncertainty,
             "auc": roc(table)["auc"],
             "sedi": sedi(table).isel(members_required=(members - 1) // 2, drop=True),
-            "twcrps": (tails["tail_abs_error"] - pairs) / weight if members > 1 else weight * np.nan,
-            "twcrps_ecdf": (tails["tail_abs_error"] - (1 - 1 / members) * pairs) / weight,
+            "twcrps": (sums["tail_abs_error"] - pairs) / weight if members > 1 else weight * np.nan,
+            "twcrps_ecdf": (sums["tail_abs_error"] - (1 - 1 / members) * pairs) / weight,
         }
     )
-    return scores.transpose("channel", "prediction_timedelta", "event")
 
 
 def quantile_scores(state: xr.Dataset, region: str | None = None) -> xr.DataArray:

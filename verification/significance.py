@@ -16,7 +16,16 @@ import xarray as xr
 
 from data_pipeline.errors import InputError
 from verification.onepass import SUMS
-from verification.readout import comparable_crps, on_common_cases, paired_sums, ratios, region_sums, regions_of
+from verification.readout import (
+    comparable_crps,
+    event_ratios,
+    event_sums,
+    on_common_cases,
+    paired_sums,
+    ratios,
+    region_sums,
+    regions_of,
+)
 from verification.regions import members_of
 from verification.timeseries import (
     METHODS,
@@ -105,6 +114,43 @@ def intervals(
         result[f"{name}_upper"] = n.copy(data=upper).where(n > 1)
     result.attrs = {"method": "stationary bootstrap over initialisations", "level": level, "n_boot": n_boot, "seed": seed}
     return result
+
+
+def event_intervals(
+    state: xr.Dataset,
+    *,
+    region: str | None = None,
+    leads: Sequence[np.timedelta64] | np.ndarray | None = None,
+    n_boot: int = 300,
+    seed: int = 0,
+    level: float = 0.95,
+) -> xr.Dataset:
+    """Percentile intervals of the scores of events, `readout.event_scores`, from resampled initialisations as in `intervals`.
+
+    Dataset (channel, prediction_timedelta, event) with <score>_lower and <score>_upper. leads: default all; each costs time. NaN
+    where fewer than two initialisations count.
+    """
+    sums = event_sums(state, region)
+    wanted = sums["prediction_timedelta"].values if leads is None else np.asarray(leads, "timedelta64[ns]")
+    members = int(state.attrs["members"])
+    found = []
+    for lead in wanted:
+        rows = sums.sel(prediction_timedelta=[lead])
+        index = int(np.flatnonzero(sums["prediction_timedelta"].values == lead)[0])  # the same draws as `intervals`
+        rng = np.random.default_rng([seed, index])
+        counts = resample_counts(rows.sizes["time"], block_length(rows["time"].values, lead), n_boot, rng)
+        draws = xr.DataArray(counts, dims=("sample", "time"))
+        drawn = event_ratios(rows.map(xr.dot, args=(draws,), dim="time"), members)
+        dims = ("channel", "prediction_timedelta", "event")
+        ordered = drawn.transpose(*dims, "sample")
+        named = {
+            f"{name}_{side}": (dims, limits) for name, array in ordered.items() for side, limits in _sides(array.values, level)
+        }
+        found.append(xr.Dataset(named, coords={dim: ordered[dim] for dim in dims}))
+    several = (sums["tail_weight"].sel(prediction_timedelta=wanted) > 0).sum("time") > 1
+    result = xr.concat(found, "prediction_timedelta").where(several)
+    attrs = {"method": "stationary bootstrap over initialisations", "level": level, "n_boot": n_boot, "seed": seed}
+    return result.transpose("channel", "prediction_timedelta", "event").assign_attrs(attrs)
 
 
 def paired_difference(state: xr.Dataset, reference: xr.Dataset, region: str | None = None) -> xr.DataArray:
@@ -319,6 +365,10 @@ def _resampled(rows: xr.Dataset, counts: np.ndarray) -> xr.Dataset:
     rows = rows.transpose("channel", "prediction_timedelta", "time")
     sums = {str(name): (dims, np.einsum("clt,lst->cls", array.values, counts, optimize=True)) for name, array in rows.items()}
     return xr.Dataset(sums, coords={dim: rows[dim] for dim in dims[:2]})
+
+
+def _sides(values: np.ndarray, level: float) -> list[tuple[str, np.ndarray]]:
+    return list(zip(("lower", "upper"), _limits(values, level), strict=True))
 
 
 def _limits(values: np.ndarray, level: float) -> np.ndarray:

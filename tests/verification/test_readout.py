@@ -28,6 +28,8 @@ from verification import (
 from verification import roc as roc_of
 from verification.evaluate import evaluate
 from verification.regions import LAND, REGIONS
+from verification.significance import block_length, event_intervals
+from verification.timeseries import stationary_bootstrap
 
 GRID = Grid.named("24x12")
 DAY = np.timedelta64(24, "h").astype("timedelta64[ns]")
@@ -202,3 +204,18 @@ def test_a_sample_scored_by_its_own_bins() -> None:
     weight, total = np.array([1.0, 0, 2, 0, 1]), np.array([0.0, 0, 2, 0, 4])
     assert readout.binned_crps(weight, total) == pytest.approx(expected)
     assert np.isnan(readout.binned_crps(np.zeros(3), np.zeros(3)))
+
+
+def test_limits_of_events_are_those_of_resampled_initialisations() -> None:
+    limits = event_intervals(STATE, n_boot=200, leads=[LEADS[1]])
+    assert limits.sizes["prediction_timedelta"] == 1
+    rng = np.random.default_rng([0, 1])
+    steps = block_length(STATE["time"].values, LEADS[1])
+    rows = [
+        readout.event_scores(STATE.isel(time=index))["twcrps"].sel(channel="2m_temperature", event="> q0.9")[1]
+        for index in stationary_bootstrap(STATE.sizes["time"], steps, 200, rng)
+    ]
+    found = [limits[f"twcrps_{side}"].sel(channel="2m_temperature", event="> q0.9").item() for side in ("lower", "upper")]
+    np.testing.assert_allclose(found, np.quantile(rows, [0.025, 0.975]), rtol=1e-9)
+    one = event_intervals(STATE.isel(time=[0]), n_boot=10)
+    assert np.isnan(one["brier_lower"]).all()

@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 
 from verification import readout
-from verification.report.tables import Table, card_leads, lead_name, number
+from verification.report.tables import Table, card_leads, interval, lead_name, number
+from verification.significance import event_intervals
 from verification.styles import style_of
 
 NOTE = (
@@ -18,8 +19,9 @@ NOTE = (
     "often it happened. Brier skill: of the fair Brier score against always forecasting that base rate, which no one knows "
     "beforehand. ROC area: chance that an event had more members than a non-event, 0.5 without skill. SEDI: of a warning by half "
     "of the members. twCRPS: fair CRPS that counts only what lies beyond the threshold. Brier skill and twCRPS of one member are "
-    "not fair. Whole grid; – where undefined."
+    "not fair. Whole grid; 95 % block bootstrap intervals in brackets; – where undefined."
 )
+WITH_INTERVAL = ("brier_skill", "auc", "twcrps")
 COLUMNS = (
     ("base_rate", "base rate"),
     ("brier_skill", "Brier skill"),
@@ -29,18 +31,24 @@ COLUMNS = (
 )
 
 
-def section(states: Sequence[xr.Dataset]) -> dict[str, Any] | None:
+def section(states: Sequence[xr.Dataset], *, n_boot: int = 300, seed: int = 0) -> dict[str, Any] | None:
     """A table for each channel with the events of every model that has some."""
-    scored = {str(state.attrs["model"]): _scores(state) for state in states if "event_table" in state}
+    scored = {str(state.attrs["model"]): _scores(state, n_boot, seed) for state in states if "event_table" in state}
     if not scored:
         return None
     labels = [str(label) for label in next(iter(scored.values()))["channel"].values]
     return {"note": NOTE, "tables": [_table(label, scored) for label in labels]}
 
 
-def _scores(state: xr.Dataset) -> xr.Dataset:
-    scores = readout.event_scores(state)
-    return scores if int(state.attrs["members"]) > 1 else scores.assign(twcrps=scores["twcrps_ecdf"])
+def _scores(state: xr.Dataset, n_boot: int, seed: int) -> xr.Dataset:
+    """The scores at the leads of the card, with their limits; the twCRPS of one member is the plain one."""
+    hours = (state["prediction_timedelta"].values / np.timedelta64(1, "h")).tolist()
+    leads = state["prediction_timedelta"].values[[hours.index(lead) for lead in card_leads(hours)]]
+    limits = event_intervals(state, leads=leads, n_boot=n_boot, seed=seed)
+    scores = readout.event_scores(state).sel(prediction_timedelta=leads).merge(limits, join="exact")
+    if int(state.attrs["members"]) > 1:
+        return scores
+    return scores.assign({f"twcrps{side}": scores[f"twcrps_ecdf{side}"] for side in ("", "_lower", "_upper")})
 
 
 def _table(channel: str, scored: Mapping[str, xr.Dataset]) -> Table:
@@ -60,5 +68,10 @@ def _table(channel: str, scored: Mapping[str, xr.Dataset]) -> Table:
 
 
 def _cells(scores: xr.Dataset, factor: float) -> list[str]:
-    values = {name: float(scores[name]) * (factor if name == "twcrps" else 1.0) for name, _ in COLUMNS}
-    return [number(value, signed=name == "brier_skill") for name, value in values.items()]
+    cells = []
+    for name, _ in COLUMNS:
+        scale, signed = (factor if name == "twcrps" else 1.0), name == "brier_skill"
+        value, low, high = (scale * float(scores[f"{name}{side}"]) for side in ("", "_lower", "_upper"))
+        limits = interval(low, high, signed) if name in WITH_INTERVAL else ""
+        cells.append(number(value, signed) + (f" [{limits}]" if limits else ""))
+    return cells

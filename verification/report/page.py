@@ -76,7 +76,7 @@ def write_report(
         "json_name": as_json.name,
         "notes": provenance.NOTES,
         "score_maps": _score_maps(states[0]),
-        "events": events.section(states),
+        "events": events.section(states, n_boot=min(n_boot, 300), seed=seed),
         "case": fields.case_of_state(states[0]) if case is None else fields.case_section(case, truth, model=names[0]),
         **_scorecard(numbers, names),
         **_by_lead(numbers, names, reported_regions(states[0])),
