@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verification.accumulate import Accumulator
+    from verification.cases import score_cases
     from verification.certify import Certificate, check_policy
     from verification.decomposition import crps_decomposition
     from verification.distribution import crps, crps_gaussian, crps_quadrature, twcrps
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from verification.quantiles import efi, interval_score, quantile_score, sot, wis
     from verification.readout import event_scores, scores_table, skill
     from verification.scores import acc, area_weights, bias, conditional_spread_skill, rank_histogram, rmse, spread_skill
-    from verification.significance import compare, compare_cells, intervals, scorecard
+    from verification.significance import compare, compare_cells, event_intervals, intervals, scorecard
     from verification.spectra import (
         log_spectral_distance,
         power_spectrum,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         spectral_variance_ratio,
     )
     from verification.state import merge, open_state
+    from verification.stations import at_stations, gross_error_check, score_stations
 
 __all__ = [
     "Accumulator",
@@ -35,6 +37,7 @@ __all__ = [
     "Plan",
     "acc",
     "area_weights",
+    "at_stations",
     "bias",
     "brier",
     "check_policy",
@@ -48,9 +51,11 @@ __all__ = [
     "economic_value",
     "efi",
     "energy_score",
+    "event_intervals",
     "event_scores",
     "event_table",
     "fss",
+    "gross_error_check",
     "interval_score",
     "intervals",
     "log_spectral_distance",
@@ -63,6 +68,8 @@ __all__ = [
     "rmse",
     "roc",
     "rps",
+    "score_cases",
+    "score_stations",
     "score_store",
     "scorecard",
     "scores_table",
@@ -80,6 +87,7 @@ __all__ = [
 
 _HOMES = {
     "accumulate": ("Accumulator",),
+    "cases": ("score_cases",),
     "certify": ("Certificate", "check_policy"),
     "decomposition": ("crps_decomposition",),
     "distribution": ("crps", "crps_gaussian", "crps_quadrature", "twcrps"),
@@ -91,9 +99,10 @@ _HOMES = {
     "quantiles": ("efi", "interval_score", "quantile_score", "sot", "wis"),
     "readout": ("event_scores", "scores_table", "skill"),
     "scores": ("acc", "area_weights", "bias", "conditional_spread_skill", "rank_histogram", "rmse", "spread_skill"),
-    "significance": ("compare", "compare_cells", "intervals", "scorecard"),
+    "significance": ("compare", "compare_cells", "event_intervals", "intervals", "scorecard"),
     "spectra": ("log_spectral_distance", "power_spectrum", "spectral_divergence", "spectral_residual", "spectral_variance_ratio"),
     "state": ("merge", "open_state"),
+    "stations": ("at_stations", "gross_error_check", "score_stations"),
 }
 
 
