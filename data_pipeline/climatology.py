@@ -82,6 +82,11 @@ def select(climatology: xr.Dataset, valid_times: xr.DataArray | pd.DatetimeIndex
     absent = sorted(set(np.unique(stamps.dt.hour).tolist()) - set(hours.tolist()))
     if absent:
         raise InputError(f"the climatology has the hours {hours.tolist()} UTC; {absent} are asked for")
+    if not np.array_equal(climatology["dayofyear"].values, np.arange(1, DAYS + 1)) or (np.diff(hours) <= 0).any():
+        raise InputError(
+            f"the climatology has days {climatology['dayofyear'].values[[0, -1]].tolist()} and hours {hours.tolist()}; "
+            f"expected every day from 1 to {DAYS}, and ascending hours"
+        )
     position = xr.DataArray(np.searchsorted(hours, stamps.dt.hour), dims=stamps.dims, coords=stamps.coords)
     picked = climatology.isel(hour=position, dayofyear=stamps.dt.dayofyear - 1).drop_vars(["hour", "dayofyear"])
     return picked.transpose(*stamps.dims, ...)

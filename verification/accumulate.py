@@ -19,12 +19,10 @@ from data_pipeline.schema import Channel, levels_by_name
 from verification.casewise import coarser
 from verification.neighbourhood import fractions
 from verification.onepass import ANOMALIES, MAPS, SUMS, TAILS, FieldSums, field_sums
-from verification.plan import LEVELS, OPS, Plan
+from verification.plan import LEVELS, OPS, Plan, nearest_point
 from verification.regions import BELTS
 from verification.spectra import zonal_power
-from verification.state import CASE_MEMBERS, CASES, SPECTRA, assemble, variables, zeros
-
-SPECTRUM_MEMBERS = 10  # the power of more members would cost more than all other scores
+from verification.state import CASE_MEMBERS, CASES, SPECTRA, SPECTRUM_MEMBERS, assemble, variables, zeros
 
 
 class Block(NamedTuple):
@@ -128,7 +126,7 @@ class Accumulator:
                 target[channels[:, None], in_drawn] += values
                 continue
             row = list(self.plan.cases).index(block.time) if name in CASES else t
-            columns = in_drawn if name in SPECTRA or "drawn_lead" in CASES.get(name, ()) else leads
+            columns = in_drawn if name in (*SPECTRA, "power_count") or "drawn_lead" in CASES.get(name, ()) else leads
             target[channels[:, None], row, columns] = values
 
     def state(self) -> xr.Dataset:
@@ -172,7 +170,12 @@ def climate_of(plan: Plan, climatology: xr.Dataset | None, block: Block) -> tupl
     mean = np.stack([field(channel, "").values for channel in channels], axis=1)
     if not levels:
         return mean, None
-    quantiles = [field(channel, "_quantile").sel(quantile=levels, method="nearest").values for channel in channels]
+    quantiles = [
+        field(channel, "_quantile").sel(quantile=levels, method="nearest").values
+        if f"{channel.name}_quantile" in picked
+        else np.full((len(levels), *mean.shape[:1], *mean.shape[2:]), np.nan, np.float32)
+        for channel in channels
+    ]
     return mean, np.stack(quantiles, axis=2)
 
 
@@ -254,9 +257,12 @@ def _spectra(plan: Plan, members: np.ndarray, truth: np.ndarray) -> Sums:
     belts = [np.flatnonzero((latitude >= south) & (latitude <= north)) for south, north in BELTS]
     names = dict(zip(SPECTRA, (members[:, :SPECTRUM_MEMBERS], truth[:, None]), strict=True))
     powers = {
-        name: [zonal_power(fields[:, :, rows], areas[rows]).mean(axis=1) for rows in belts] for name, fields in names.items()
+        name: np.stack([zonal_power(fields[:, :, rows], areas[rows]).mean(axis=1) for rows in belts], axis=1)
+        for name, fields in names.items()
     }
-    return {name: np.stack(power, axis=1) for name, power in powers.items()}
+    whole = np.all([np.isfinite(power).all(axis=-1) for power in powers.values()], axis=0)  # a gap leaves a belt without spectrum
+    kept: Sums = {name: np.where(whole[..., None], power, 0.0) for name, power in powers.items()}
+    return kept | {"power_count": whole.astype(np.float64)}
 
 
 def _case(
@@ -267,7 +273,8 @@ def _case(
     for k, e in enumerate(applied):
         known = counts[drawn, k].reshape(-1, *plan.grid.shape)
         probability[:, e] = np.where(known >= 0, known / plan.members, np.nan)
-    rows, columns = nearest_points(plan)
+    places = [nearest_point(plan.grid, *place) for place in plan.points.values()]
+    rows, columns = np.array(places, dtype=np.int64).reshape(-1, 2).T
     fields = {
         "case_truth": truth[drawn],
         "case_mean": members[drawn].mean(axis=1, dtype=np.float64),
@@ -278,19 +285,3 @@ def _case(
         "case_plume_truth": truth[:, rows, columns],
     }
     return {name: np.asarray(values, np.float32) for name, values in fields.items() if name in variables(plan)}
-
-
-def nearest_points(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the grid points nearest to the plan's points. Raises InputError for one outside a regional grid."""
-    latitude, longitude = plan.grid.latitude, plan.grid.longitude
-    rows, columns = [], []
-    for name, (lat, lon) in plan.points.items():
-        row = int(np.argmin(np.abs(latitude - lat)))
-        apart = np.abs((longitude - lon + 180) % 360 - 180)
-        column = int(np.argmin(apart))
-        step = longitude[1] - longitude[0]
-        if apart[column] > step or abs(latitude[row] - lat) > latitude[1] - latitude[0]:
-            raise InputError(f"point {name} ({lat:g}, {lon:g}) lies outside the grid: {plan.grid}")
-        rows.append(row)
-        columns.append(column)
-    return np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64)

@@ -27,6 +27,8 @@ def check_arguments(forecast: xr.DataArray, truth: xr.DataArray, member_dim: str
     """Raise InputError for a forecast without members, a truth with them, or an unknown policy."""
     if member_dim not in forecast.dims:
         raise InputError(f"forecast has dims {tuple(forecast.dims)}; expected a member dim {member_dim!r} (argument member_dim)")
+    if forecast.sizes[member_dim] == 0:
+        raise InputError(f"forecast has no members: its dim {member_dim!r} is empty")
     if member_dim in truth.dims:
         raise InputError(f"truth has the member dim {member_dim!r}; score it member by member, or average it first")
     if missing not in MISSING:

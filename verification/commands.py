@@ -58,12 +58,18 @@ def verify(
     goes on where it was. With a climatology that has quantiles its outermost ones are events. Initialisations inside the training
     or validation period of the forecast are named in red.
     """
+    from data_pipeline.errors import InputError
     from data_pipeline.progress import table_console
     from verification.certify import certify, require
     from verification.headline import parse_leads, show
+    from verification.readout import check_size
+    from verification.regions import DOMAIN, REGIONS
 
     console = table_console()
     chosen = parse_leads(leads) if leads else None
+    check_size(size)
+    if region is not None and region not in REGIONS and not region.startswith(DOMAIN):
+        raise InputError(f"region {region!r} is not known here; the regions are {', '.join(REGIONS)}, {DOMAIN}")
     options: dict[str, Any] = {
         "climatology_path": climatology,
         "derived": derive or [],

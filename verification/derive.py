@@ -45,13 +45,16 @@ def _accumulated(data: xr.Dataset, name: str) -> xr.DataArray:
         raise InputError(f"{name!r} cannot be derived; known are {', '.join(WINDS)} and sums such as total_precipitation_24hr")
     base, hours = match[1], int(match[2])
     parts = {int(m[2]): key for key in map(str, data.data_vars) if (m := ACCUMULATED.fullmatch(key)) and m[1] == base}
-    shorter = [step for step in sorted(parts, reverse=True) if hours % step == 0]
+    shorter = [step for step in sorted(parts, reverse=True) if hours > step and hours % step == 0]
     if not shorter:
         raise InputError(f"{name} needs {base} over a part of {hours} hours; the data have {', '.join(parts.values()) or 'none'}")
     step, array = shorter[0], data[parts[shorter[0]]]
     dim = "prediction_timedelta" if "prediction_timedelta" in array.dims else "time"
     stamps = array[dim].values
+    needed = [stamps - np.timedelta64(back, "h") for back in range(0, hours, step)]
+    if not np.all([np.isin(each, stamps) for each in needed], axis=0).any():
+        raise InputError(f"{name}: no stamp has all its parts of {step} hours; the data are {np.unique(np.diff(stamps))} apart")
     # by label, not by position: an analysis may have gaps
-    shifted = [array.reindex({dim: stamps - np.timedelta64(back, "h")}) for back in range(0, hours, step)]
+    shifted = [array.reindex({dim: each}) for each in needed]
     total = sum((part.assign_coords({dim: stamps}) for part in shifted[1:]), start=shifted[0].assign_coords({dim: stamps}))
     return total.astype(array.dtype).assign_attrs(array.attrs)

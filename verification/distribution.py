@@ -64,6 +64,8 @@ def crps(
         raise InputError(
             f"crps: size={size!r} with estimator {estimator!r}; estimator 'size' takes a size of at least 1, no other does"
         )
+    if not 0 <= alpha <= 1:
+        raise InputError(f"crps: alpha={alpha!r}; expected a share between 0 (ecdf) and 1 (fair)")
     if missing == "omit" and estimator in ("ecdf", "almost_fair"):
         raise InputError(f"crps: missing='omit' mixes ensemble sizes, which biases {estimator!r}; use estimator 'fair' or 'size'")
     members = forecast.sizes[member_dim]

@@ -41,6 +41,8 @@ AHEAD = 16  # blocks under way at a time
 WAITING = 2  # threads more than cores: a reader waits while zarr decodes in threads of its own
 CLIMATOLOGY_BYTES = 512 << 20  # a climatology up to this size is kept in memory
 
+CASE_CHOICES = ("cases", "points")
+
 Progress = Callable[[int, int], None]
 
 
@@ -54,13 +56,17 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """What is scored, by path. derived: further variables made per member; regrid: the finer side is put on the other's grid."""
+    """What is scored, by path. derived: further variables made per member; regrid: the finer side is put on the other's grid.
+
+    identity: of the bytes at the paths, so that what was opened before is not taken for what lies there now.
+    """
 
     forecast: Path
     truth: Path
     climatology: Path | None = None
     derived: tuple[str, ...] = ()
     regrid: bool = False
+    identity: str = ""
 
 
 def evaluate(
@@ -85,7 +91,10 @@ def evaluate(
         from verification.state import merge
 
         options: dict[str, Any] = {"climatology": climatology, "missing_truth": missing_truth, "progress": progress, **choice}
-        return merge([evaluate(part, truth, **options) for part in forecast])
+        cases = options.pop("cases", ())
+        return merge(
+            [evaluate(part, truth, cases=[case for case in cases if case in part["time"].values], **options) for part in forecast]
+        )
     inputs = Inputs(forecast, truth, climatology)
     plan = _plan_of(inputs, choice)
     rows = truth_rows(truth, plan.times, plan.leads, missing_truth)
@@ -113,9 +122,12 @@ def score_store(
     the same paths. Finished parts wait in `<out_path>.parts` until the state is whole, so that a killed run goes on where it was.
     """
     out, request = Path(out_path), _request(forecast_path, truth_path, climatology_path, derived, regrid)
-    identity = _inputs_of(request, missing_truth, choice)
-    if _is_made_from(out, identity):
+    identity, core = _inputs_of(request, missing_truth, choice)
+    if _is_made_from(out, identity, core, choice):
+        shutil.rmtree(_stash_of(out), ignore_errors=True)  # killed between saving and tidying up
         return open_state(out)
+    if out.exists() and not is_state(out):
+        raise InputError(f"{out} exists and is not a score state; choose another --out")
     keep_freed_memory()
     inputs = open_inputs(request)
     plan = _plan_of(inputs, choice)
@@ -123,7 +135,7 @@ def score_store(
     score = functools.partial(score_stored_block, request) if cluster else functools.partial(score_block, inputs)
     with _stash(out, identity) as folder, _pool(cluster) as pool:
         state = _score(plan, inputs, rows, score, pool, folder, progress)
-        state.attrs["inputs"] = identity
+        state.attrs |= {"inputs": identity, "inputs_without_cases": core}
         save(state, out)
     return state
 
@@ -144,7 +156,7 @@ def planned(
     inputs = open_inputs(request)
     plan = _plan_of(inputs, choice)
     truth_rows(inputs.truth, plan.times, plan.leads, missing_truth)
-    return plan, _is_made_from(Path(out_path), _inputs_of(request, missing_truth, choice))
+    return plan, _is_made_from(Path(out_path), *_inputs_of(request, missing_truth, choice), choice)
 
 
 def score_block(inputs: Inputs, plan: Plan, rows: np.ndarray, block: Block) -> Sums:
@@ -178,16 +190,22 @@ def open_inputs(request: Request) -> Inputs:
     return Inputs(forecast, truth, climatology)
 
 
-def _inputs_of(request: Request, missing_truth: str, choice: Mapping[str, Any]) -> str:
-    """What a saved state is recognised by: the bytes it was made from, and what was asked."""
-    paths = [path for path in (request.forecast, request.truth, request.climatology) if path is not None]
-    asked = {key: str(value) for key, value in choice.items() if value is not None and len(value)}
+def _inputs_of(request: Request, missing_truth: str, choice: Mapping[str, Any]) -> tuple[str, str]:
+    """What a saved state is recognised by: the bytes it was made from, and what was asked, with and without cases."""
+    asked = {key: None if value is None else list(map(str, value)) for key, value in choice.items() if key not in CASE_CHOICES}
     options = {"derived": list(request.derived), "regrid": request.regrid, "missing_truth": missing_truth, **asked}
-    return fingerprint({"format": FORMAT, "inputs": [_identity(path) for path in paths], "choice": options})
+    core = fingerprint({"format": FORMAT, "inputs": request.identity, "choice": options})
+    cases = {key: str(choice.get(key)) for key in CASE_CHOICES if choice.get(key)}
+    return fingerprint({"core": core, "cases": cases}), core
 
 
-def _is_made_from(out: Path, identity: str) -> bool:
-    return is_state(out) and open_store(out).attrs.get("inputs") == identity
+def _is_made_from(out: Path, identity: str, core: str, choice: Mapping[str, Any]) -> bool:
+    """True if the state at `out` was made from these inputs; cases that it has beyond those asked for do no harm."""
+    if not is_state(out):
+        return False
+    attrs = open_store(out).attrs
+    more = not any(choice.get(key) for key in CASE_CHOICES) and attrs.get("inputs_without_cases") == core
+    return attrs.get("inputs") == identity or more
 
 
 def _without_dask(path: Path, data: xr.Dataset) -> xr.Dataset:
@@ -218,20 +236,27 @@ def _score(
     blocks = [_blocks_of(part.plan, inputs.forecast, rows[part.times]) for part in parts]
     wanted = [task for part, own in zip(parts, blocks, strict=True) if not part.is_kept for task in own]
     results = _in_order(pool, score, wanted)
-    found = []
+    found: list[Sums] = []
+    maps: Sums = {}
     for part, own in zip(parts, blocks, strict=True):
         if part.is_kept:
-            found.append(part.read())
+            sums = part.read()
         else:
             accumulator = Accumulator(part.plan)
             for index, (_, _, block) in enumerate(own):
                 accumulator.put(block, next(results))
-                last_of_init = index + 1 == len(own) or own[index + 1][2].time != block.time
-                if progress is not None and last_of_init:
+                if progress is not None and index + 1 < len(own) and own[index + 1][2].time != block.time:
                     progress(part.times.start + int(np.searchsorted(part.plan.times, block.time)) + 1, len(plan.times))
-            found.append(accumulator.sums)
-            part.keep(found[-1])
-    return assemble(plan, {name: _join(name, dims, found) for name, dims in variables(plan).items()})
+            sums = accumulator.sums
+            part.keep(sums)
+        # added in the order of the parts; only their total is held
+        own_maps = {name: sums.pop(name) for name in list(sums) if name.startswith("map_")}
+        maps = {name: maps[name] + values for name, values in own_maps.items()} if maps else own_maps
+        found.append(sums)
+        if progress is not None:
+            progress(part.times.stop, len(plan.times))
+    joined = {name: _join(dims, name, found) for name, dims in variables(plan).items() if name not in maps}
+    return assemble(plan, joined | maps)
 
 
 class _Part:
@@ -293,18 +318,20 @@ def _parts(plan: Plan) -> Iterator[slice]:
         yield slice(start, min(start + size, len(plan.times)))
 
 
-def _join(name: str, dims: Sequence[str], parts: Sequence[Sums]) -> np.ndarray:
-    """Rows one after the other; maps added in the order of the parts."""
-    if name.startswith("map_"):
-        return np.sum([part[name] for part in parts], axis=0)
+def _join(dims: Sequence[str], name: str, parts: Sequence[Sums]) -> np.ndarray:
+    """Rows one after the other."""
     axis = list(dims).index("case_time" if "case_time" in dims else "time")
     return np.concatenate([part[name] for part in parts if name in part], axis=axis)
+
+
+def _stash_of(out: Path) -> Path:
+    return out.with_name(out.name + ".parts")
 
 
 @contextlib.contextmanager
 def _stash(out: Path, identity: str) -> Iterator[Path]:
     """The folder of finished parts of these inputs, held by one process; removed once the state is saved."""
-    root = out.with_name(out.name + ".parts")
+    root = _stash_of(out)
     lock = Lock(root / "lock")
     try:
         for other in root.iterdir():
@@ -325,7 +352,11 @@ def _pool(cluster: str | None) -> Iterator[Executor]:
         return
     from distributed import Client
 
-    with Client(cluster) as client:
+    try:
+        client = Client(cluster)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--cluster {cluster}: no dask scheduler answers there ({error})") from None
+    with client:
         # every task opens its stores by path; a failed worker's tasks run again elsewhere
         yield client.get_executor(pure=False)
 
@@ -336,7 +367,8 @@ def _request(
     paths = [None if path is None else Path(path).absolute() for path in (forecast, truth, climatology)]
     assert paths[0] is not None
     assert paths[1] is not None
-    return Request(paths[0], paths[1], paths[2], tuple(derived), regrid)
+    identity = fingerprint({"inputs": [_identity(path) for path in paths if path is not None]})
+    return Request(paths[0], paths[1], paths[2], tuple(derived), regrid, identity)
 
 
 def _climatology(path: Path | None) -> xr.Dataset | None:
@@ -358,18 +390,21 @@ def _on_one_grid(forecast: xr.Dataset, truth: xr.Dataset) -> tuple[xr.Dataset, x
 
 
 def _blocks(forecast: xr.Dataset, plan: Plan, leads: np.ndarray) -> list[tuple[tuple[str, ...], np.ndarray]]:
-    """Work of one initialisation: the levels of a variable x a run of leads, whose members fit the memory bound."""
+    """Work of one initialisation: levels of a variable x a run of leads, whose members fit the bound, or one field of them."""
     known = {channel.label: channel for channel in channels_of(forecast)}
     groups: dict[str, list[str]] = {}
     for label in plan.channels:
         groups.setdefault(known[label].name, []).append(label)
     blocks = []
+    field_bytes = plan.members * plan.grid.areas.size * 4
     for name, group in groups.items():
-        lead_bytes = plan.members * len(group) * plan.grid.areas.size * 4
-        size = max(1, BLOCK_BYTES // lead_bytes)
-        stored = _stored_run(forecast[name])
-        size = size // stored * stored or size  # whole chunks, where they fit
-        blocks += [(tuple(group), leads[start : start + size]) for start in range(0, len(leads), size)]
+        levels = max(1, BLOCK_BYTES // field_bytes)  # of one lead
+        for first in range(0, len(group), levels):
+            some = tuple(group[first : first + levels])
+            size = max(1, BLOCK_BYTES // (field_bytes * len(some)))
+            stored = _stored_run(forecast[name])
+            size = size // stored * stored or size  # whole chunks, where they fit
+            blocks += [(some, leads[start : start + size]) for start in range(0, len(leads), size)]
     return blocks
 
 

@@ -106,6 +106,9 @@ def show(
     size: float | None = None,
 ) -> None:
     """Print the table of one state, its policy, and in red what touches the training or validation period."""
+    names = [str(each.attrs["model"]) for each in (state, *references)]
+    if len(set(names)) < len(names):
+        raise InputError(f"the models compared are named {', '.join(names)}; give each forecast store its own attribute `model`")
     for each in (state, *references):
         check_policy(each)
     lines = headline(state, references, leads=leads, region=region, size=size)

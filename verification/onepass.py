@@ -26,7 +26,7 @@ from verification.kernels import (
     tile_count,
 )
 
-SUMS = ("weight", "abs_error", "gini", "variance", "squared_error", "error", "mean_abs_error", "dropped")
+SUMS = ("weight", "abs_error", "gini", "variance", "squared_error", "error", "mean_abs_error", "dropped", "dropped_marks")
 ANOMALIES = ("anomaly_product", "forecast_anomaly", "truth_anomaly")
 TAILS = ("weight", "abs_error", "gini")
 MAPS = ("count", "crps", "variance", "squared_error", "error")
@@ -272,6 +272,8 @@ def _field_sums(  # type: ignore[no-untyped-def]
                 # from here on an empty column: it has no weight, and nothing of it reaches a sum
                 out.infinite[0] += np.isinf(absolute[i]) or np.isinf(y[i])
                 out.sums[case, 7, cells[start + i]] += 1.0
+                # the sum of such marks tells which points were left out, exactly: fractions of 32 bits
+                out.sums[case, 8, cells[start + i]] += ((start + i) * 2654435761 % 4294967296) / 4294967296.0
                 buffer[:, i] = 0
                 own[i], y[i], w[i], absolute[i], pairs[i] = 0, 0.0, 0.0, 0.0, 0.0
             moment_sums(buffer, centre, total, squares)

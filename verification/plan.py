@@ -1,4 +1,4 @@
-"""What will be scored: channels, initialisations, leads, events; checked against forecast and truth before a field is read."""
+"""What will be scored: channels, initialisations, leads, events; checked against forecast and truth before they are scored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DRAWN_DAYS = (1, 3, 5, 7, 10)  # maps and spectra are kept for the leads nearest
 LEVELS = (0.1, 0.5, 0.9)  # of the quantile scores
 BINS = 64  # of the histogram of the truth
 MOST_EVENTS = 4  # taken from a climatology unasked
-EDGE_STAMPS = 12  # analyses that place the bins
+EDGE_STAMPS, EDGE_STEP = 12, np.timedelta64(30, "D")  # analyses that place the bins
 STAMP = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}(?::\d{2}(?::\d{2})?)?)?")
 EVENT = re.compile(r"\s*(\w*)\s*(>=|<=|>|<)\s*(q?)([-+0-9.eE]+)\s*")
 
@@ -41,7 +41,8 @@ class Event:
     @property
     def label(self) -> str:
         """`> q0.95` or `2m_temperature > 303.15`."""
-        return f"{self.channel} {self.op} {'q' if self.is_quantile else ''}{self.value:g}".strip()
+        value = np.format_float_positional(self.value, trim="-")  # the shortest that reads back as the same number
+        return f"{self.channel} {self.op} {'q' if self.is_quantile else ''}{value}".strip()
 
     @classmethod
     def parse(cls, text: str) -> Event:
@@ -129,8 +130,14 @@ def plan_for(
     available = {channel.label: str(select(truth, channel).attrs["units"]) for channel in channels_of(truth)}
     offered = {channel.label: str(select(forecast, channel).attrs["units"]) for channel in channels_of(forecast)}
     wanted = _channels(offered, available, channels)
+    chosen_events = _events(events, climatology, wanted)
     if climatology is not None:
-        _check_climatology(climatology, [Channel.parse(label) for label in wanted])
+        _check_climatology(climatology, {label: offered[label] for label in wanted}, chosen_events)
+    if radii and not chosen_events:
+        raise InputError("a radius of the fractions skill score, but no event to look for: give one (--event), or a climatology")
+    check_points(grid, points or {})
+    if points and not cases:
+        raise InputError("points of plumes, but no case to keep them for: give an initialisation (--case)")
     chosen = _leads(forecast["prediction_timedelta"].values, leads)
     times = forecast["time"].values
     unknown = [case for case in cases if case not in times]
@@ -148,15 +155,21 @@ def plan_for(
     return Plan(
         tuple(wanted), {label: offered[label] for label in wanted}, times, chosen, forecast.sizes["number"], grid, attrs,
         land=mask, edges={label: truth_edges(truth, Channel.parse(label)) for label in wanted},
-        events=_events(events, climatology, wanted), radii=tuple(map(float, radii)),
-        cases=tuple(cases), points=dict(points or {}), anomalies=climatology is not None,
+        events=chosen_events, radii=tuple(map(float, radii)), cases=tuple(np.unique(np.array(cases, "datetime64[ns]"))),
+        points=dict(points or {}), anomalies=climatology is not None,
     )  # fmt: skip
 
 
 def truth_edges(truth: xr.Dataset, channel: Channel) -> np.ndarray:
-    """Quantiles of a few analyses spread evenly over the truth store: they depend on the store alone, so that states add."""
-    positions = np.unique(np.linspace(0, truth.sizes["time"] - 1, EDGE_STAMPS).astype(int))
-    values = select(truth, channel).isel(time=positions).values.astype(np.float64)
+    """Quantiles of twelve analyses, a month apart from the first of the truth store on, or spread over a store of less than that.
+
+    They depend on the store's first year alone: states made before and after it grew still add.
+    """
+    times = truth["time"].values
+    positions = np.searchsorted(times, times[0] + EDGE_STEP * np.arange(EDGE_STAMPS))
+    if positions[-1] >= times.size:
+        positions = np.linspace(0, times.size - 1, EDGE_STAMPS).astype(int)
+    values = select(truth, channel).isel(time=np.unique(positions)).values.astype(np.float64)
     known = values[np.isfinite(values)]
     return np.unique(np.quantile(known, np.arange(1, BINS) / BINS)) if known.size else np.zeros(1)
 
@@ -210,6 +223,7 @@ def parse_periods(value: Any, name: str = "period") -> list[tuple[np.datetime64,
 
 def _channels(offered: Mapping[str, str], available: Mapping[str, str], asked: Sequence[str] | None) -> list[str]:
     wanted = list(asked) if asked is not None else [label for label in offered if label in available]
+    _refuse_repeated("channels", wanted)
     absent = [f"{label} not in the forecast" for label in wanted if label not in offered]
     absent += [f"{label} not in the truth" for label in wanted if label not in available]
     if absent or not wanted:
@@ -225,6 +239,7 @@ def _channels(offered: Mapping[str, str], available: Mapping[str, str], asked: S
 
 def _leads(available: np.ndarray, asked: Sequence[np.timedelta64] | None) -> np.ndarray:
     chosen = available if asked is None else np.array(asked, dtype="timedelta64[ns]")
+    _refuse_repeated("leads", chosen.tolist())
     if not np.isin(chosen, available).all():
         raise InputError(
             f"leads {_hours(chosen[~np.isin(chosen, available)])} are not in the forecast, which has {_hours(available)}"
@@ -232,17 +247,41 @@ def _leads(available: np.ndarray, asked: Sequence[np.timedelta64] | None) -> np.
     return chosen
 
 
-def _check_climatology(climatology: xr.Dataset, channels: Sequence[Channel]) -> None:
-    def has(channel: Channel) -> bool:
-        array = climatology.get(channel.name)
-        return array is not None and (channel.level is None or channel.level in np.atleast_1d(array["level"].values))
+def _check_climatology(climatology: xr.Dataset, units: Mapping[str, str], events: Sequence[Event]) -> None:
+    def fault(label: str) -> str:
+        channel = Channel.parse(label)
+        needed = [channel.name]
+        if any(event.is_quantile and event.applies_to(label) for event in events):
+            needed.append(f"{channel.name}_quantile")
+        for name in needed:
+            array = climatology.get(name)
+            if array is None or (channel.level is not None and channel.level not in np.atleast_1d(array["level"].values)):
+                return f"{label}: no {name}" + ("" if channel.level is None else f" at {channel.level} hPa")
+        given = climatology[channel.name].attrs.get("units", units[label])
+        return "" if given == units[label] else f"{label}: in {given}, the forecast in {units[label]}"
 
-    lacking = [channel.label for channel in channels if not has(channel)]
-    if lacking:
+    faults = [text for label in units if (text := fault(label))]
+    if faults:
         raise InputError(
-            f"the climatology has no {', '.join(lacking)}; make one of all channels (plumecast data climatology), or choose "
-            "those that it has (--channel)"
+            f"the climatology does not fit ({'; '.join(faults)}); make one of all channels (plumecast data climatology), or "
+            "choose those that it has (--channel)"
         )
+
+
+def check_points(grid: Grid, points: Mapping[str, tuple[float, float]]) -> None:
+    """Raise InputError for a point without a name, off the Earth, or outside a regional grid."""
+    for name, (latitude, longitude) in points.items():
+        row, column = nearest_point(grid, latitude, longitude) if np.isfinite([latitude, longitude]).all() else (0, 0)
+        near = abs(grid.latitude[row] - latitude) <= grid.latitude[1] - grid.latitude[0]
+        apart = abs((grid.longitude[column] - longitude + 180) % 360 - 180)
+        if not name or not abs(latitude) <= 90 or not near or not apart <= grid.longitude[1] - grid.longitude[0]:
+            raise InputError(f"point {name!r} at latitude {latitude:g}, longitude {longitude:g}: not on the grid {grid}")
+
+
+def nearest_point(grid: Grid, latitude: float, longitude: float) -> tuple[int, int]:
+    """Row and column of the grid point nearest in latitude and in longitude."""
+    apart = np.abs((grid.longitude - longitude + 180) % 360 - 180)
+    return int(np.argmin(np.abs(grid.latitude - latitude))), int(np.argmin(apart))
 
 
 def _events(asked: Sequence[str] | None, climatology: xr.Dataset | None, channels: Sequence[str]) -> tuple[Event, ...]:
@@ -251,6 +290,7 @@ def _events(asked: Sequence[str] | None, climatology: xr.Dataset | None, channel
         outermost = sorted((level for level in levels if 0 < level < 1 and level != 0.5), key=lambda level: -abs(level - 0.5))
         return tuple(Event("<" if level < 0.5 else ">", level, True) for level in sorted(outermost[:MOST_EVENTS]))
     events = tuple(map(Event.parse, asked))
+    _refuse_repeated("events", [event.label for event in events])
     for event in events:
         if event.is_quantile and not np.isclose(levels, event.value).any():
             raise InputError(
@@ -260,6 +300,12 @@ def _events(asked: Sequence[str] | None, climatology: xr.Dataset | None, channel
         if event.channel and event.channel not in channels:
             raise InputError(f"event {event.label!r}: {event.channel} is not verified; the channels are {', '.join(channels)}")
     return events
+
+
+def _refuse_repeated(what: str, values: Sequence[Any]) -> None:
+    twice = sorted({str(value) for value in values if list(values).count(value) > 1})
+    if twice:
+        raise InputError(f"{what} given more than once: {', '.join(twice)}")
 
 
 def _period(valid: np.ndarray) -> str:

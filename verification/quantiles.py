@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.errors import InputError
-from verification.casewise import MISSING, Missing, apply_exact, check_arguments, refuse_infinite, units_of
+from verification.casewise import MISSING, Missing, apply_exact, check_arguments, coarser, refuse_infinite, units_of
 
 SAME_LEVEL = 1e-6  # levels kept in float32 are still found
 
@@ -233,6 +233,8 @@ def _refuse_climate(members: np.ndarray, climate: np.ndarray, missing: str) -> N
 
 def _efi_block(members: np.ndarray, climate: np.ndarray, levels: np.ndarray, missing: str) -> np.ndarray:
     _refuse_climate(members, climate, missing)
+    precision = coarser(members, climate)
+    members, climate = members.astype(precision, copy=False), climate.astype(precision, copy=False)
     shape = np.broadcast_shapes(members.shape[:-1], climate.shape[:-1])
     angles = np.empty(shape)
     _mean_angles(*_rows(members, shape), *_rows(climate, shape), levels, missing == "omit", angles.reshape(-1))

@@ -41,6 +41,7 @@ def scores_table(state: xr.Dataset, region: str | None = None, *, size: float | 
     rows = region_sums(state, region)
     pooled = rows.sum("time")
     members = int(state.attrs["members"])
+    check_size(size)
     scores = ratios(pooled, members, size)
     scores["n"] = (rows["weight"] > 0).sum("time")
     scores["dropped"] = pooled["dropped"].astype(np.int64)
@@ -56,6 +57,12 @@ def scores_table(state: xr.Dataset, region: str | None = None, *, size: float | 
     if members == 1:
         scores["crps"].attrs["note"] = scores.attrs["note"] = ONE_MEMBER
     return scores
+
+
+def check_size(size: float | None) -> None:
+    """Raise InputError for a size that no ensemble has."""
+    if size is not None and not size >= 1:
+        raise InputError(f"size {size}: expected at least 1 member")
 
 
 def ratios(sums: xr.Dataset, members: int, size: float | None = None) -> xr.Dataset:
@@ -219,19 +226,22 @@ def fss(state: xr.Dataset, region: str | None = None) -> xr.DataArray:
 
 
 def spectra(state: xr.Dataset) -> xr.Dataset:
-    """Mean zonal power of members and truth (channel, drawn_lead, belt, wavenumber): forecast_power, truth_power, their ratio."""
-    counted = (state["weight"].sum("cell") > 0).sel(prediction_timedelta=state["drawn_lead"].values).sum("time")
-    count = counted.rename(prediction_timedelta="drawn_lead").where(lambda n: n > 0)
-    power = state[list(SPECTRA)].sum("time") / count
+    """Mean zonal power (channel, drawn_lead, belt, wavenumber): forecast_power, truth_power, their ratio; n initialisations.
+
+    The forecast's is the mean of the powers of its members, of attrs["spectrum_members"] of them. A field with a gap in a belt
+    has no spectrum there and does not count.
+    """
+    count = state["power_count"].sum("time")
+    power = state[list(SPECTRA)].sum("time") / count.where(count > 0)
     power["ratio"] = power["forecast_power"] / power["truth_power"].where(power["truth_power"] > 0)
-    return power
+    return power.assign(n=count.astype(np.int64)).assign_attrs(spectrum_members=state.attrs["spectrum_members"])
 
 
 def paired_sums(state: xr.Dataset, reference: xr.Dataset, region: str | None = None) -> tuple[xr.Dataset, xr.Dataset]:
     """The region's sums of both on the initialisations and leads they share, cleared where either of them has nothing.
 
-    A row in which the two hold different cases (unequal weight, because one of them lacks points) is cleared in both: skill
-    compares identical cases only. Raises InputError if they share no channel, lead or initialisation, or if units differ.
+    A row in which the two hold different cases (because one of them lacks points) is cleared in both: skill compares identical
+    cases only. Raises InputError if they share no channel, lead or initialisation, or if units differ.
     """
     sums = [region_sums(which, region)[list(SUMS)] for which in (state, reference)]
     ours, theirs = xr.align(*sums, join="inner")
@@ -247,8 +257,13 @@ def paired_sums(state: xr.Dataset, reference: xr.Dataset, region: str | None = N
 
 
 def on_common_cases(ours: xr.Dataset, theirs: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
-    """Both sums with those rows cleared in which the two hold different cases, or one of them none."""
+    """Both sums with those rows cleared in which the two hold different cases, or one of them none.
+
+    Cases are the same if they weigh the same, as many points were left out, and the sums of their marks are equal.
+    """
     same = (ours["weight"] > 0) & (abs(ours["weight"] - theirs["weight"]) <= 1e-9 * ours["weight"])
+    for name in ("dropped", "dropped_marks"):
+        same = same & (ours[name] == theirs[name])
     return ours.where(same, 0.0), theirs.where(same, 0.0)
 
 

@@ -32,6 +32,8 @@ from verification.timeseries import (
     Method,
     automatic_lag,
     block_length,
+    check_draws,
+    check_share,
     effective_size,
     in_steps,
     lead_steps,
@@ -90,6 +92,8 @@ def intervals(
     Block bootstrap intervals are a little narrow: on a simulated AR(1) series with coefficient 0.6 the 95 % interval of the mean
     covered it in 90 to 92 % of samples of 400, against 67 % for independent resampling.
     """
+    check_share("level", level)
+    check_draws(n_boot)
     if reference is None:
         ours, theirs = region_sums(state, region), None
     else:
@@ -130,6 +134,8 @@ def event_intervals(
     Dataset (channel, prediction_timedelta, event) with <score>_lower and <score>_upper. leads: default all; each costs time. NaN
     where fewer than two initialisations count.
     """
+    check_share("level", level)
+    check_draws(n_boot)
     sums = event_sums(state, region)
     wanted = sums["prediction_timedelta"].values if leads is None else np.asarray(leads, "timedelta64[ns]")
     members = int(state.attrs["members"])
@@ -255,6 +261,7 @@ def compare_cells(
 
 def discoveries(p_values: np.ndarray, rate: float) -> np.ndarray:
     """Which tests are significant at a false-discovery rate (Benjamini and Hochberg 1995); NaN never is."""
+    check_share("rate", rate)
     flat = np.asarray(p_values, dtype=np.float64).ravel()
     tested = np.sort(flat[np.isfinite(flat)])
     passed = np.flatnonzero(tested <= rate * np.arange(1, tested.size + 1) / max(tested.size, 1))

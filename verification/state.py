@@ -51,6 +51,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "fss_denominator": ("event", "radius", "zone"),
 }
 SPECTRA = ("forecast_power", "truth_power")  # (channel, time, drawn_lead, belt, wavenumber)
+SPECTRUM_MEMBERS = 10  # those that enter: the power of more would cost more than all other scores
 MAP_DIMS = ("channel", "drawn_lead", "latitude", "longitude")
 CASES: dict[str, tuple[str, ...]] = {
     "case_truth": ("drawn_lead", "latitude", "longitude"),
@@ -98,7 +99,9 @@ def variables(plan: Plan) -> dict[str, tuple[str, ...]]:
     """{variable: dims} of the state of a plan; what has no event, climatology, case or circle of latitude is not there."""
     rows = {name: (*ROW_DIMS, *dims) for name, dims in ROWS.items()}
     maps = {f"map_{name}": MAP_DIMS for name in MAPS}
-    spectra = dict.fromkeys(SPECTRA, ("channel", "time", "drawn_lead", "belt", "wavenumber")) if plan.grid.is_global else {}
+    belts = ("channel", "time", "drawn_lead", "belt")
+    spectra: dict[str, tuple[str, ...]] = {**dict.fromkeys(SPECTRA, (*belts, "wavenumber")), "power_count": belts}
+    spectra = spectra if plan.grid.is_global else {}
     cases = {name: ("channel", "case_time", *dims) for name, dims in CASES.items()} if plan.cases else {}
     absent = {name for name in ANOMALIES if not plan.anomalies}
     found = {**rows, **spectra, **maps, **cases}
@@ -130,6 +133,7 @@ def assemble(plan: Plan, sums: Mapping[str, np.ndarray]) -> xr.Dataset:
         **POLICY_TEXTS,
         "kind": KIND,
         "members": plan.members,
+        "spectrum_members": min(SPECTRUM_MEMBERS, plan.members),
         "units": json.dumps({name: plan.units[name] for name in plan.channels}),
     }
     return state
@@ -162,23 +166,33 @@ def merge(states: Sequence[xr.Dataset]) -> xr.Dataset:
     whole = first.drop_dims([dim for dim in ("time", "case_time") if dim in first.dims])
     for name in (name for name in whole.data_vars if str(name).startswith("map_")):
         whole[name] = (MAP_DIMS, np.sum([state[name].values for state in ordered], axis=0))
+    order: list[Any] = list(first.data_vars)
     for dim in ("time", "case_time"):
         holders = [state for state in ordered if dim in state.dims]
         if holders:
             names = [name for name, array in holders[0].data_vars.items() if dim in array.dims]
             joined = xr.concat([state[names] for state in holders], dim=dim, join="exact").sortby(dim)
             whole = whole.assign({name: joined[name].transpose(*holders[0][name].dims) for name in names})
-    whole.attrs = first.attrs
-    return whole[list(first.data_vars)]
+            order += [name for name in names if name not in order]
+    whole.attrs = {key: value for key, value in first.attrs.items() if not str(key).startswith("inputs")}
+    periods = [str(state.attrs.get("truth_period", "")).split("/") for state in ordered]
+    if all(len(period) == 2 for period in periods):
+        whole.attrs["truth_period"] = f"{min(period[0] for period in periods)}/{max(period[1] for period in periods)}"
+    return whole[order]
 
 
 def save(state: xr.Dataset, path: str | Path) -> Path:
-    """Write a state as a zarr store, atomically; one made from other inputs that lies there is replaced."""
+    """Write a state as a zarr store, atomically; one made from other inputs is replaced once the new one is whole."""
     path = Path(path)
     if path.exists():
         if not is_state(path):
             raise InputError(f"{path} exists and is not a score state; choose another --out")
+        fresh = path.with_name(f".{path.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        write_dataset(fresh, state)
         shutil.rmtree(path)
+        fresh.rename(path)
+        return path
     return write_dataset(path, state)
 
 
@@ -207,9 +221,12 @@ def _check_alike(first: xr.Dataset, other: xr.Dataset) -> None:
         ours, theirs = (state[dim].values if dim in state.variables else np.empty(0) for state in (first, other))
         if not np.array_equal(ours, theirs):
             faults.append(f"different {dim}")
+    if "case_time" in first.dims and "case_time" in other.dims:
+        points = [state["point"].values.tolist() if "point" in state.variables else [] for state in (first, other)]
+        faults += [f"points {points[0]} and {points[1]}"] if points[0] != points[1] else []
     faults += [
         f"{name} {first.attrs.get(name)} and {other.attrs.get(name)}"
-        for name in ("model", "climatology")
+        for name in ("model", "climatology", "truth")
         if first.attrs.get(name) != other.attrs.get(name)
     ]
     if faults:

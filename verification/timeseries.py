@@ -34,6 +34,18 @@ class MeanTest(NamedTuple):
     upper: np.ndarray
 
 
+def check_share(name: str, value: float) -> None:
+    """Raise InputError for a level or rate that is not between 0 and 1."""
+    if not 0 <= value < 1:
+        raise InputError(f"{name} is {value}; expected a number from 0 to below 1")
+
+
+def check_draws(n_boot: int) -> None:
+    """Raise InputError for no resamples."""
+    if n_boot < 1:
+        raise InputError(f"n_boot is {n_boot}; expected at least 1 resample")
+
+
 def mean_test(
     d: np.ndarray,
     *,
@@ -64,6 +76,8 @@ def mean_test(
 
     All reject too often where the values are fewer than about ten times `steps`.
     """
+    check_share("level", level)
+    check_draws(n_boot)
     d = np.asarray(d, dtype=np.float64)
     count, mean = np.isfinite(d).sum(-1), _mean(d)
     enough = count > max(steps, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -318,3 +319,90 @@ def test_a_cluster_gives_the_same_bits_as_threads(tmp_path: Path) -> None:
     ) as cluster:
         there = score_store(*places, tmp_path / "there.scores.zarr", cluster=cluster.scheduler_address)
     xr.testing.assert_identical(there, here)
+
+
+def stored(folder: Path, data: xr.Dataset, truth: xr.Dataset) -> tuple[Path, Path, Path]:
+    for name, dataset in (("noisy.zarr", data), ("analysis.zarr", truth)):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        write_dataset(folder / name, dataset)
+    return folder / "noisy.zarr", folder / "analysis.zarr", folder / "noisy.scores.zarr"
+
+
+def test_another_forecast_at_the_same_place_is_read_anew(tmp_path: Path) -> None:
+    score_store(*stored(tmp_path, forecast(), analysis()))
+    later = forecast().isel(time=slice(1, 3))
+    places = stored(tmp_path, later, analysis())
+    xr.testing.assert_identical(score_store(*places)["time"], score(later, analysis())["time"])
+    xr.testing.assert_allclose(scores_table(score_store(*places)), scores_table(score(later, analysis())))
+
+
+def test_cases_in_any_order_keep_their_own_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "PART_BYTES", 1)
+    data, truth = forecast(), analysis()
+    times = data["time"].values
+    state = score(data, truth, cases=[times[3], times[1], times[3]])
+    np.testing.assert_array_equal(state["case_time"], times[[1, 3]])
+    for time in times[[1, 3]]:
+        observed = truth["2m_temperature"].sel(time=time + state["drawn_lead"].values)
+        np.testing.assert_array_equal(state["case_truth"].sel(case_time=time, channel="2m_temperature"), observed)
+    parts = [score(data.isel(time=[k]), truth, cases=[times[k]] if k else []) for k in range(2)]
+    np.testing.assert_array_equal(merge(parts)["case_time"], times[[1]])
+
+
+def test_a_state_with_more_cases_than_asked_is_kept(tmp_path: Path) -> None:
+    places = stored(tmp_path, forecast(), analysis())
+    time = forecast()["time"].values[1]
+    assert "case_mean" in score_store(*places, cases=[time])
+    assert "case_mean" in score_store(*places)
+    assert "case_plume" in score_store(*places, cases=[time], points={"here": (10.0, 30.0)})
+
+
+def test_no_events_and_the_default_events_are_different_things(tmp_path: Path) -> None:
+    places = stored(tmp_path, forecast(), analysis())
+    assert score_store(*places).attrs["inputs"] != score_store(*places, events=[]).attrs["inputs"]
+
+
+def test_something_else_at_the_place_of_the_state_is_refused_before_any_work(tmp_path: Path) -> None:
+    places = stored(tmp_path, forecast(), analysis())
+    places[2].mkdir()
+    with pytest.raises(InputError, match="exists and is not a score state"):
+        score_store(*places, progress=lambda *_: pytest.fail("scored"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"channels": ["2m_temperature", "2m_temperature"]}, "channels given more than once: 2m_temperature"),
+        ({"events": ["2m_temperature > 280"] * 2}, "events given more than once: 2m_temperature > 280"),
+        ({"radii": [500.0]}, "but no event to look for"),
+        ({"points": {"here": (10.0, 20.0)}}, "but no case to keep them for"),
+        ({"points": {"here": (np.nan, 20.0)}}, "point 'here' at latitude nan"),
+        ({"points": {"here": (100.0, 20.0)}}, "point 'here' at latitude 100"),
+    ],
+)
+def test_choices_that_mean_nothing_are_refused(choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        score(forecast(), analysis(), **choice)
+
+
+def test_a_block_is_split_by_levels_where_one_lead_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = score(forecast(), analysis())
+    monkeypatch.setattr(evaluate, "BLOCK_BYTES", 1)
+    xr.testing.assert_identical(score(forecast(), analysis()), whole)
+
+
+def test_progress_ends_with_the_last_initialisation_whatever_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "PART_BYTES", 1)
+    truth = analysis(16)  # valid times of the later initialisations are missing
+    steps: list[tuple[int, int]] = []
+    score(forecast(), truth, missing_truth="skip", progress=lambda *step: steps.append(step))
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_an_address_without_a_scheduler_is_named(tmp_path: Path) -> None:
+    dask = pytest.importorskip("dask")
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(InputError, match="no dask scheduler answers"),
+    ):
+        score_store(*stored(tmp_path, forecast(), analysis()), cluster="tcp://127.0.0.1:9")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -63,7 +64,7 @@ def test_a_climatology_gives_its_outermost_quantiles_as_events() -> None:
         plan_for(forecast, truth, events=["> q0.9"])
     with pytest.raises(InputError, match="10m_wind_speed is not verified; the channels are geopotential_500, 2m_temperature"):
         plan_for(forecast, truth, events=["10m_wind_speed > 20"])
-    with pytest.raises(InputError, match="the climatology has no 2m_temperature; make one of all channels"):
+    with pytest.raises(InputError, match="2m_temperature: no 2m_temperature"):
         plan_for(forecast, truth, climatology=climate.drop_vars("2m_temperature"))
     with pytest.raises(InputError, match="not initialisations of the forecast"):
         plan_for(forecast, truth, cases=[np.datetime64("1999-01-01", "ns")])
@@ -93,3 +94,33 @@ def test_unequal_bins_are_padded_without_moving_a_value() -> None:
     np.testing.assert_array_equal(plan.bin_edges["b"], [0.0, np.inf, np.inf])
     rain = as_analysis({"total_precipitation_12hr": np.zeros((13, *GRID.shape))}, GRID)
     assert truth_edges(rain, Channel("total_precipitation_12hr")).size == 1
+
+
+def test_thresholds_keep_all_their_digits_in_the_name() -> None:
+    for text in ("mean_sea_level_pressure > 101325.5", "geopotential_500 > 1050001", "total_precipitation_12hr >= 0.0001"):
+        assert Event.parse(text).label == text
+
+
+def test_bins_stay_while_the_truth_store_grows() -> None:
+    truth = weather(GRID, 1000)
+    before, after = (truth_edges(part, Channel("2m_temperature")) for part in (truth.isel(time=slice(0, 730)), truth))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_a_climatology_that_does_not_fit_is_named() -> None:
+    truth = weather(GRID, 800)
+    forecast = forecast_of(truth)
+    channels = [Channel("geopotential", 500), Channel("2m_temperature")]
+    climate = climatologies.compute(truth, channels, ("2001-01-01", "2002-01-31"), quantiles=(0.9,))
+    with pytest.raises(InputError, match="geopotential_500: no geopotential_quantile at 500 hPa"):
+        plan_for(forecast, truth, climatology=climate.drop_vars("geopotential_quantile"))
+    assert plan_for(
+        forecast, truth, climatology=climate.drop_vars("geopotential_quantile"), events=["2m_temperature > q0.9"]
+    ).events
+    celsius = climate.copy()
+    celsius["2m_temperature"] = celsius["2m_temperature"].assign_attrs(units="degC")
+    with pytest.raises(InputError, match="2m_temperature: in degC, the forecast in K"):
+        plan_for(forecast, truth, climatology=celsius)
+    valid = pd.DatetimeIndex(["2001-05-01"])
+    with pytest.raises(InputError, match="expected every day from 1 to 366"):
+        climatologies.select(climate.isel(dayofyear=slice(100, None)), valid)

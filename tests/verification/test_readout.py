@@ -219,3 +219,33 @@ def test_limits_of_events_are_those_of_resampled_initialisations() -> None:
     np.testing.assert_allclose(found, np.quantile(rows, [0.025, 0.975]), rtol=1e-9)
     one = event_intervals(STATE.isel(time=[0]), n_boot=10)
     assert np.isnan(one["brier_lower"]).all()
+
+
+def test_a_gap_leaves_a_belt_without_spectrum_and_does_not_count() -> None:
+    holed = TRUTH.copy(deep=True)
+    name, belt = "total_precipitation_12hr", "20N-90N"
+    row = int(np.flatnonzero(GRID.latitude > 20)[0])
+    holed[name][{"time": 12, "latitude": row, "longitude": 3}] = np.nan
+    power = readout.spectra(evaluate(DATA, holed)).sel(channel=name, belt=belt)
+    assert power["n"].values.tolist() == [4, 5, 5]
+    rain = DATA[name].isel(time=slice(1, None))
+    expected = power_spectrum(rain, latitudes=(20, 90)).mean(["number", "time"]).isel(prediction_timedelta=0)
+    np.testing.assert_allclose(power["forecast_power"].isel(drawn_lead=0), expected, rtol=1e-9)
+    holed[name][{"latitude": row, "longitude": 3}] = np.nan
+    assert np.isnan(readout.spectra(evaluate(DATA, holed)).sel(channel=name, belt=belt)["ratio"]).all()
+
+
+def test_skill_is_over_identical_points_not_over_equal_weights() -> None:
+    data, other = DATA.copy(deep=True), DATA.copy(deep=True)
+    for which, column in ((data, 3), (other, 9)):
+        which["total_precipitation_12hr"][{"time": 0, "latitude": 5, "longitude": column}] = np.nan
+    ours, theirs = evaluate(data, TRUTH), evaluate(other.assign_attrs(model="other"), TRUTH)
+    n = readout.skill(ours, theirs)["n"].sel(channel="total_precipitation_12hr")
+    assert n.values.tolist() == [4, 4, 4]
+    assert (readout.skill(ours, ours)["n"].sel(channel="total_precipitation_12hr") == 5).all()
+
+
+def test_no_ensemble_has_less_than_one_member() -> None:
+    for size in (0, 0.5, -3, float("nan")):
+        with pytest.raises(InputError, match="expected at least 1 member"):
+            readout.scores_table(STATE, size=size)

@@ -285,3 +285,15 @@ def test_what_cannot_be_compared_is_refused() -> None:
     for scores in (["mae"], []):
         with pytest.raises(InputError, match="expected some of crps, rmse"):
             sig.scorecard(state, reference, scores=scores)  # type: ignore[arg-type]
+
+
+def test_levels_rates_and_draws_that_mean_nothing_are_refused() -> None:
+    state = simulated_state(10)
+    for call in (
+        lambda: sig.compare(state, state, rate=5.0),
+        lambda: sig.compare(state, state, level=1.5),
+        lambda: sig.intervals(state, level=-0.1),
+        lambda: sig.intervals(state, n_boot=0),
+    ):
+        with pytest.raises(InputError, match="expected"):
+            call()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,10 @@ def write_report(
         **_by_lead(numbers, names, reported_regions(states[0])),
         **_ranks(states[0], names[0]),
     }
-    out.write_text(_environment().get_template("template.html").render(context), encoding="utf-8")
+    page = _environment().get_template("template.html").render(context)
+    fresh = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    fresh.write_text(page, encoding="utf-8")
+    fresh.replace(out)
     return out
 
 

@@ -167,7 +167,7 @@ def leads_table(numbers: pd.DataFrame, *, channel: str, region: str, models: Seq
     rows = []
     for lead in sorted(here["lead_hours"].unique()):
         cells = [values.get((*column, lead)) for column in columns]
-        count = max(cell.n for cell in cells if cell is not None)
+        count = max((cell.n for cell in cells if cell is not None), default=0)
         rows.append([lead_name(lead), *["–" if cell is None else _with_interval(cell) for cell in cells], str(count)])
     heads = [f"{model}: {SCORE_NAMES[score]}" + (f" vs {reference}" if reference else "") for model, score, reference in columns]
     caption = (
