@@ -1,8 +1,9 @@
 """Forecast store x truth store -> score state, block by block: bounded memory, on threads or a dask cluster, resumable.
 
-A block is the levels of one variable over a run of leads of one initialisation, of at most `BLOCK_BYTES`; blocks run side by
-side. Initialisations form parts; the sums of a finished part are put on the disk, so that a killed run repeats one part at most.
-Sums are added in the order of the blocks, whoever computed them: a rerun, resumed or not, gives the same bits.
+A block is some levels of one variable over a run of leads of one initialisation, of at most `BLOCK_BYTES`, or one field of all
+members; blocks run side by side. Initialisations form parts; the sums of a finished part are put on the disk, so that a killed
+run repeats one part at most. Sums are added in the order of the blocks, whoever computed them: a rerun, resumed or not, gives
+the same bits.
 """
 
 from __future__ import annotations
@@ -13,25 +14,22 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-import data_pipeline
 from data_pipeline.disk import Lock, sync
 from data_pipeline.errors import InputError
-from data_pipeline.grid import Grid
 from data_pipeline.memory import keep_freed_memory
 from data_pipeline.recipe import fingerprint
-from data_pipeline.regrid import regrid as to_grid
 from data_pipeline.schema import Channel, channels_of, validate
-from data_pipeline.store import MANIFEST, is_store, open_store
+from data_pipeline.store import open_store
 from verification import kernels
 from verification.accumulate import Accumulator, Block, Fields, Sums, climate_of, score_fields
-from verification.derive import derive
+from verification.inputs import Inputs, Request, open_inputs, request
 from verification.plan import MissingTruth, Plan, plan_for, truth_rows
 from verification.state import FORMAT, assemble, is_state, open_state, save, variables
 
@@ -39,34 +37,10 @@ BLOCK_BYTES = 64 << 20  # members read at once by one thread
 PART_BYTES = 256 << 20  # members of a part: what a killed run has to read again
 AHEAD = 16  # blocks under way at a time
 WAITING = 2  # threads more than cores: a reader waits while zarr decodes in threads of its own
-CLIMATOLOGY_BYTES = 512 << 20  # a climatology up to this size is kept in memory
 
 CASE_CHOICES = ("cases", "points")
 
 Progress = Callable[[int, int], None]
-
-
-class Inputs(NamedTuple):
-    """Datasets in the schema, forecast and truth on one grid; the climatology is that of `data_pipeline.climatology`, or None."""
-
-    forecast: xr.Dataset
-    truth: xr.Dataset
-    climatology: xr.Dataset | None = None
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is scored, by path. derived: further variables made per member; regrid: the finer side is put on the other's grid.
-
-    identity: of the bytes at the paths, so that what was opened before is not taken for what lies there now.
-    """
-
-    forecast: Path
-    truth: Path
-    climatology: Path | None = None
-    derived: tuple[str, ...] = ()
-    regrid: bool = False
-    identity: str = ""
 
 
 def evaluate(
@@ -121,18 +95,18 @@ def score_store(
     conservatively; without it unequal grids are an error. cluster: address of a dask.distributed scheduler; its workers must see
     the same paths. Finished parts wait in `<out_path>.parts` until the state is whole, so that a killed run goes on where it was.
     """
-    out, request = Path(out_path), _request(forecast_path, truth_path, climatology_path, derived, regrid)
-    identity, core = _inputs_of(request, missing_truth, choice)
+    out, wanted = Path(out_path), request(forecast_path, truth_path, climatology_path, derived, regrid)
+    identity, core = _inputs_of(wanted, missing_truth, choice)
     if _is_made_from(out, identity, core, choice):
         shutil.rmtree(_stash_of(out), ignore_errors=True)  # killed between saving and tidying up
         return open_state(out)
     if out.exists() and not is_state(out):
         raise InputError(f"{out} exists and is not a score state; choose another --out")
     keep_freed_memory()
-    inputs = open_inputs(request)
+    inputs = open_inputs(wanted)
     plan = _plan_of(inputs, choice)
     rows = truth_rows(inputs.truth, plan.times, plan.leads, missing_truth)
-    score = functools.partial(score_stored_block, request) if cluster else functools.partial(score_block, inputs)
+    score = functools.partial(score_stored_block, wanted) if cluster else functools.partial(score_block, inputs)
     with _stash(out, identity) as folder, _pool(cluster) as pool:
         state = _score(plan, inputs, rows, score, pool, folder, progress)
         state.attrs |= {"inputs": identity, "inputs_without_cases": core}
@@ -152,11 +126,11 @@ def planned(
     **choice: Any,
 ) -> tuple[Plan, bool]:
     """What `score_store` would score, with all its checks, and whether the state is there already."""
-    request = _request(forecast_path, truth_path, climatology_path, derived, regrid)
-    inputs = open_inputs(request)
+    wanted = request(forecast_path, truth_path, climatology_path, derived, regrid)
+    inputs = open_inputs(wanted)
     plan = _plan_of(inputs, choice)
     truth_rows(inputs.truth, plan.times, plan.leads, missing_truth)
-    return plan, _is_made_from(Path(out_path), *_inputs_of(request, missing_truth, choice), choice)
+    return plan, _is_made_from(Path(out_path), *_inputs_of(wanted, missing_truth, choice), choice)
 
 
 def score_block(inputs: Inputs, plan: Plan, rows: np.ndarray, block: Block) -> Sums:
@@ -171,23 +145,6 @@ def score_block(inputs: Inputs, plan: Plan, rows: np.ndarray, block: Block) -> S
 def score_stored_block(request: Request, plan: Plan, rows: np.ndarray, block: Block) -> Sums:
     """`score_block` for a worker that has paths only."""
     return score_block(open_inputs(request), plan, rows, block)
-
-
-@functools.lru_cache(maxsize=2)
-def open_inputs(request: Request) -> Inputs:
-    """The datasets of a request, lazily, derived and regridded as it asks. Raises InputError for what does not fit."""
-    forecast = data_pipeline.open_forecast(request.forecast)
-    forecast.attrs.setdefault("model", request.forecast.stem)
-    truth = data_pipeline.open_analysis(request.truth)
-    if not (request.derived or request.regrid):
-        forecast, truth = _without_dask(request.forecast, forecast), _without_dask(request.truth, truth)
-    climatology = _climatology(request.climatology)
-    forecast, truth = (derive(data, request.derived) for data in (forecast, truth))
-    if request.regrid:
-        forecast, truth = _on_one_grid(forecast, truth)
-        target = Grid.of(truth)
-        climatology = None if climatology is None else to_grid(climatology, target)
-    return Inputs(forecast, truth, climatology)
 
 
 def _inputs_of(request: Request, missing_truth: str, choice: Mapping[str, Any]) -> tuple[str, str]:
@@ -206,14 +163,6 @@ def _is_made_from(out: Path, identity: str, core: str, choice: Mapping[str, Any]
     attrs = open_store(out).attrs
     more = not any(choice.get(key) for key in CASE_CHOICES) and attrs.get("inputs_without_cases") == core
     return attrs.get("inputs") == identity or more
-
-
-def _without_dask(path: Path, data: xr.Dataset) -> xr.Dataset:
-    """The fields of one of our stores read straight from zarr: blocks are whole chunks, and dask's copies cost like decoding."""
-    if not is_store(path):
-        return data
-    plain = xr.open_zarr(path, chunks=None)
-    return data.assign({name: plain[name] for name in data.data_vars if data[name].chunks is not None})
 
 
 def _plan_of(inputs: Inputs, choice: Mapping[str, Any]) -> Plan:
@@ -361,34 +310,6 @@ def _pool(cluster: str | None) -> Iterator[Executor]:
         yield client.get_executor(pure=False)
 
 
-def _request(
-    forecast: str | Path, truth: str | Path, climatology: str | Path | None, derived: Sequence[str], regrid: bool
-) -> Request:
-    paths = [None if path is None else Path(path).absolute() for path in (forecast, truth, climatology)]
-    assert paths[0] is not None
-    assert paths[1] is not None
-    identity = fingerprint({"inputs": [_identity(path) for path in paths if path is not None]})
-    return Request(paths[0], paths[1], paths[2], tuple(derived), regrid, identity)
-
-
-def _climatology(path: Path | None) -> xr.Dataset | None:
-    if path is None:
-        return None
-    data = open_store(path)
-    if not {"hour", "dayofyear"} <= set(data.dims):
-        raise InputError(f"{path} is not a climatology (dims {tuple(map(str, data.dims))}); make one: plumecast data climatology")
-    return data.load() if data.nbytes <= CLIMATOLOGY_BYTES else data
-
-
-def _on_one_grid(forecast: xr.Dataset, truth: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
-    ours, theirs = Grid.of(forecast), Grid.of(truth)
-    if ours.matches(theirs):
-        return forecast, truth
-    if ours.areas.mean() < theirs.areas.mean():
-        return to_grid(forecast, theirs), truth
-    return forecast, to_grid(truth, ours)
-
-
 def _blocks(forecast: xr.Dataset, plan: Plan, leads: np.ndarray) -> list[tuple[tuple[str, ...], np.ndarray]]:
     """Work of one initialisation: levels of a variable x a run of leads, whose members fit the bound, or one field of them."""
     known = {channel.label: channel for channel in channels_of(forecast)}
@@ -431,13 +352,3 @@ def _values(data: xr.Dataset, group: Sequence[Channel]) -> np.ndarray:
     first = "prediction_timedelta" if "prediction_timedelta" in array.dims else "time"
     order = [dim for dim in (first, "number", "level", "latitude", "longitude") if dim in array.dims]
     return np.asarray(array.transpose(*order).values)
-
-
-def _identity(path: Path) -> str:
-    """What a rerun recognises its input by: the manifest with its hashes, or sizes and times of other people's files."""
-    if is_store(path):
-        return fingerprint({MANIFEST: (path / MANIFEST).read_text()})
-    if not path.exists():
-        raise InputError(f"{path} not found")
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return fingerprint({str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files})

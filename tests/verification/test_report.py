@@ -387,3 +387,15 @@ def test_a_case_kept_in_the_state_is_drawn_without_its_forecast() -> None:
     assert "probability of 2m_temperature > 286" not in captions["z500"]
     assert all(len(channel["plumes"]) == 1 and "Oslo" in channel["plumes"][0] for channel in section["channels"])
     assert fields.case_of_state(state(PLANET, model="none")) is None
+
+
+def test_regions_are_those_of_every_state_and_a_channel_without_a_case_is_reported(tmp_path: Path) -> None:
+    from verification.report import numbers
+
+    masked = state(PLANET, model="crps")
+    units = {name: unit for name, (unit, _, _) in CHANNELS.items()}
+    times, steps = masked["time"].values, masked["prediction_timedelta"].values
+    empty = Accumulator(Plan(tuple(CHANNELS), units, times, steps, 10, PLANET, {"model": "empty"})).state()
+    assert numbers.reported_regions([masked])[-2:] == ["land", "sea"]
+    assert "land" not in numbers.reported_regions([masked, empty])
+    assert write_report([masked, empty], tmp_path / "report.html", n_boot=5).exists()

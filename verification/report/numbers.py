@@ -28,7 +28,7 @@ def collect(states: Sequence[xr.Dataset], *, n_boot: int, seed: int) -> pd.DataF
     display units (NaN where there is none: the spread is printed without); n initialisations.
     """
     parts = []
-    for region in reported_regions(states[0]):
+    for region in reported_regions(states):
         for state in states:
             scores = readout.scores_table(state, region)
             limits = intervals(state, region=region, n_boot=n_boot, seed=seed)
@@ -57,9 +57,10 @@ def _rows(scores: xr.Dataset, limits: xr.Dataset, name: str, *, model: str, regi
     return table.assign(units=table["channel"].map(units), score=name, model=model, region=region, reference=reference)
 
 
-def reported_regions(state: xr.Dataset) -> list[str]:
-    """The regions of the page, the whole grid first."""
-    return [region for region in readout.regions_of(state) if region in REGIONS]
+def reported_regions(states: Sequence[xr.Dataset]) -> list[str]:
+    """The regions of the page that every state can be read for, the whole grid first."""
+    known = [readout.regions_of(state) for state in states]
+    return [region for region in known[0] if region in REGIONS and all(region in each for each in known)]
 
 
 def model_of(state: xr.Dataset) -> str:

@@ -80,7 +80,7 @@ def write_report(
         "events": events.section(states, n_boot=min(n_boot, 300), seed=seed),
         "case": fields.case_of_state(states[0]) if case is None else fields.case_section(case, truth, model=names[0]),
         **_scorecard(numbers, names),
-        **_by_lead(numbers, names, reported_regions(states[0])),
+        **_by_lead(numbers, names, reported_regions(states)),
         **_ranks(states[0], names[0]),
     }
     page = _environment().get_template("template.html").render(context)
