@@ -17,9 +17,10 @@ from data_pipeline import climatology as climatologies
 from data_pipeline.errors import InputError
 from data_pipeline.schema import Channel, levels_by_name
 from verification.casewise import coarser
+from verification.counting import OPS
 from verification.neighbourhood import fractions
 from verification.onepass import ANOMALIES, MAPS, SUMS, TAILS, FieldSums, field_sums
-from verification.plan import LEVELS, OPS, Plan, nearest_point
+from verification.plan import LEVELS, Plan, nearest_point
 from verification.regions import BELTS
 from verification.spectra import zonal_power
 from verification.state import CASE_MEMBERS, CASES, SPECTRA, SPECTRUM_MEMBERS, assemble, variables, zeros

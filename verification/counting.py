@@ -15,7 +15,16 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.errors import InputError
-from verification.casewise import Missing, apply_cases, apply_exact, check_arguments, check_terms, coarser, members_leading
+from verification.casewise import (
+    Missing,
+    apply_cases,
+    apply_exact,
+    check_arguments,
+    check_terms,
+    coarser,
+    members_leading,
+    refuse_infinite,
+)
 
 Op = Literal[">", ">=", "<", "<="]
 
@@ -79,9 +88,7 @@ def tally(code: Any, *weight: Any, axes: int, members: int) -> Any:
 
 
 def _observed_block(truth: np.ndarray, threshold: np.ndarray, op: Op, missing: Missing) -> np.ndarray:
-    for name, values in (("threshold", threshold), ("truth", truth)):
-        if np.isinf(values).any():
-            raise InputError(f"{name} holds {int(np.isinf(values).sum())} infinite values; mask them as NaN at the source")
+    refuse_infinite(threshold=threshold, truth=truth)
     check_terms(np.where(np.isnan(truth), np.nan, 0.0), truth, missing)
     above = truth > threshold if op in (">", "<=") else truth >= threshold
     return np.where(np.isnan(truth) | np.isnan(threshold), np.nan, above ^ op.startswith("<"))

@@ -31,7 +31,7 @@ from verification import kernels
 from verification.accumulate import Accumulator, Block, Fields, Sums, climate_of, score_fields
 from verification.inputs import Inputs, Request, open_inputs, request
 from verification.plan import MissingTruth, Plan, plan_for, truth_rows
-from verification.state import FORMAT, assemble, is_state, open_state, save, variables
+from verification.state import FORMAT, assemble, is_state, merge, open_state, save, variables
 
 BLOCK_BYTES = 64 << 20  # members read at once by one thread
 PART_BYTES = 256 << 20  # members of a part: what a killed run has to read again
@@ -58,12 +58,10 @@ def evaluate(
     grid and in the same units; with a land_sea_mask the state can be read for land and sea. climatology: mean and quantiles by
     hour and day of year, for anomalies and events. missing_truth: valid times that the truth lacks are an error that lists them,
     or skipped. progress: called with (initialisations done, of how many). choice: channels, leads, events, radii, cases and
-    points, see `verification.plan.plan_for` (those left out are in attrs["not_scored"]). Raises InputError before anything is
-    read.
+    points, see `verification.plan.plan_for` (those left out are in attrs["not_scored"]). Raises InputError before any forecast
+    is read.
     """
     if not isinstance(forecast, xr.Dataset):
-        from verification.state import merge
-
         options: dict[str, Any] = {"climatology": climatology, "missing_truth": missing_truth, "progress": progress, **choice}
         cases = options.pop("cases", ())
         return merge(
@@ -142,16 +140,16 @@ def score_block(inputs: Inputs, plan: Plan, rows: np.ndarray, block: Block) -> S
     return score_fields(plan, block, Fields(members, truth, *climate_of(plan, inputs.climatology, block)))
 
 
-def score_stored_block(request: Request, plan: Plan, rows: np.ndarray, block: Block) -> Sums:
+def score_stored_block(wanted: Request, plan: Plan, rows: np.ndarray, block: Block) -> Sums:
     """`score_block` for a worker that has paths only."""
-    return score_block(open_inputs(request), plan, rows, block)
+    return score_block(open_inputs(wanted), plan, rows, block)
 
 
-def _inputs_of(request: Request, missing_truth: str, choice: Mapping[str, Any]) -> tuple[str, str]:
+def _inputs_of(wanted: Request, missing_truth: str, choice: Mapping[str, Any]) -> tuple[str, str]:
     """What a saved state is recognised by: the bytes it was made from, and what was asked, with and without cases."""
     asked = {key: None if value is None else list(map(str, value)) for key, value in choice.items() if key not in CASE_CHOICES}
-    options = {"derived": list(request.derived), "regrid": request.regrid, "missing_truth": missing_truth, **asked}
-    core = fingerprint({"format": FORMAT, "inputs": request.identity, "choice": options})
+    options = {"derived": list(wanted.derived), "regrid": wanted.regrid, "missing_truth": missing_truth, **asked}
+    core = fingerprint({"format": FORMAT, "inputs": wanted.identity, "choice": options})
     cases = {key: str(choice.get(key)) for key in CASE_CHOICES if choice.get(key)}
     return fingerprint({"core": core, "cases": cases}), core
 

@@ -19,7 +19,6 @@ from verification.regions import Cells, cells_of
 
 MissingTruth = Literal["error", "skip"]
 
-OPS = (">", ">=", "<", "<=")
 DRAWN_DAYS = (1, 3, 5, 7, 10)  # maps and spectra are kept for the leads nearest to these
 LEVELS = (0.1, 0.5, 0.9)  # of the quantile scores
 BINS = 64  # of the histogram of the truth

@@ -21,8 +21,8 @@ import properscoring
 import xarray as xr
 
 from verification import crps, kernels
+from verification.counting import OPS
 from verification.onepass import FieldSums, field_sums
-from verification.plan import OPS
 
 LEADS, LATITUDES, LONGITUDES = 20, 121, 240
 POINTS = LATITUDES * LONGITUDES
