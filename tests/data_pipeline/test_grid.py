@@ -38,6 +38,49 @@ def test_named_grids_are_those_of_weatherbench() -> None:
     assert Grid.named("240x121").longitude[-1] == 358.5
 
 
+@pytest.mark.parametrize("n_lat", [2, 3, 4, 31, 48, 160, 640])
+def test_a_gaussian_row_has_its_quadrature_weight_as_area(n_lat: int) -> None:
+    sines, weights = np.polynomial.legendre.leggauss(n_lat)
+    grid = Grid(np.rad2deg(np.arcsin(sines)).astype("f4"), np.arange(0, 360, 45.0))
+    assert grid.is_gaussian
+    assert grid.is_global
+    np.testing.assert_allclose(grid.areas, np.broadcast_to(weights[:, None] * np.pi / 4, grid.shape), rtol=1e-8, atol=1e-12)
+    inside = (grid.latitude_bounds[:-1] < grid.latitude) & (grid.latitude < grid.latitude_bounds[1:])
+    assert inside.all()
+    np.testing.assert_array_equal(grid.latitude_bounds, -grid.latitude_bounds[::-1])
+
+
+def test_gaussian_areas_integrate_a_polynomial_of_degree_2n_minus_1_exactly() -> None:
+    grid = Grid.named("F12")
+    assert grid.shape == (24, 48)
+    sines = np.sin(np.deg2rad(grid.latitude))[:, None]
+    assert (grid.areas * sines**46).sum() == pytest.approx(4 * np.pi / 47, rel=1e-12)
+
+
+def test_gaussian_latitudes_are_the_same_grid_whatever_their_digits() -> None:
+    exact = Grid.named("F24")
+    for latitude in (
+        exact.latitude.astype("f4"),
+        np.round(exact.latitude, 3),
+        np.rad2deg(np.deg2rad(exact.latitude).astype("f4")),
+    ):
+        grid = Grid(latitude, exact.longitude)
+        assert grid.matches(exact)
+        np.testing.assert_array_equal(grid.areas, exact.areas)
+    assert "96x48 Gaussian global" in str(exact)
+
+
+@pytest.mark.parametrize("name", ["64x32", "240x121", "512x256", "360x180", "1440x721", "7x3"])
+def test_a_uniform_grid_is_not_taken_for_a_gaussian_one(name: str) -> None:
+    assert not Grid.named(name).is_gaussian
+
+
+def test_part_of_a_gaussian_grid_is_refused() -> None:
+    rows = Grid.named("F24").latitude[24:]
+    with pytest.raises(InputError, match="not uniform nor Gaussian over both hemispheres"):
+        Grid(rows, np.arange(0, 360, 3.75))
+
+
 def test_a_band_around_the_earth_is_not_global() -> None:
     assert not Grid(np.arange(20, 71.0), np.arange(360.0)).is_global
 
@@ -59,7 +102,7 @@ def test_what_is_not_a_grid_is_refused(latitude: list[float], longitude: list[fl
 
 
 def test_unknown_grid_names_say_what_is_known() -> None:
-    with pytest.raises(InputError, match="64x32"):
+    with pytest.raises(InputError, match=r"64x32.*F24"):
         Grid.named("N320")
 
 
