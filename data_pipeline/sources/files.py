@@ -80,6 +80,19 @@ def open_ensemble(
     return _checked(data, "forecast")
 
 
+def open_static(paths: Paths) -> xr.Dataset:
+    """The fields of files or stores that have no time (orography, land-sea mask), (latitude, longitude), float32, lazily.
+
+    Raises InputError for files that are missing or cut, on different grids, or without such a field.
+    """
+    opened = [found for path in expand(paths) for found in _read(path, "analysis", Hints({}, {}, {}))]
+    fields = [array for found in opened for array in found.fields if "time" not in array.dims]
+    if not fields:
+        raise InputError(f"{paths}: no static field of the table, such as land_sea_mask, was found")
+    data = join(fields, [])
+    return data.assign_coords(Grid.of(data).coords())
+
+
 def expand(paths: Paths, pattern: str | None = None) -> list[Path]:
     """The files behind a file, folder, glob or list, sorted. Raises InputError if there are none."""
     if not isinstance(paths, str | Path):
