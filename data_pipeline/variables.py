@@ -31,8 +31,9 @@ class Variable:
 
     units: those of ERA5. aliases: names in files. param_ids: GRIB. height: metres above ground where a CF name alone does not
     tell. on_levels: lives on pressure levels. static: no time. accumulated: over the step that ends at the stamp, so that the
-    canonical name may carry its hours (`total_precipitation_12hr`). masked: may be missing, always at the same points.
-    valid_range: what an analysis on Earth can hold, generously. transform: hint for training; "log" is log(1 + x / 1 mm).
+    canonical name may carry its hours (`total_precipitation_12hr`); window: what it is of that time. masked: may be missing,
+    always at the same points. valid_range: what an analysis on Earth can hold, generously. transform: hint for training; "log" is
+    log(1 + x / 1 mm).
     """
 
     name: str
@@ -47,6 +48,7 @@ class Variable:
     on_levels: bool = False
     static: bool = False
     accumulated: bool = False
+    window: Literal["sum", "maximum", "minimum"] = "sum"
     masked: bool = False
     height: float | None = None
     transform: Transform = "identity"
@@ -120,11 +122,11 @@ _TABLE = (
     ),
     Variable(
         "maximum_2m_temperature", "K", "Maximum 2 m temperature", "mx2t", ("mx2t", "mx2t3", "mx2t6", "tasmax", "TMAX"),
-        param_ids=(201, 228026, 121), valid_range=(170, 345), accumulated=True, height=2, style=_CELSIUS,
+        param_ids=(201, 228026, 121), valid_range=(170, 345), accumulated=True, window="maximum", height=2, style=_CELSIUS,
     ),
     Variable(
         "minimum_2m_temperature", "K", "Minimum 2 m temperature", "mn2t", ("mn2t", "mn2t3", "mn2t6", "tasmin", "TMIN"),
-        param_ids=(202, 228027, 122), valid_range=(170, 345), accumulated=True, height=2, style=_CELSIUS,
+        param_ids=(202, 228027, 122), valid_range=(170, 345), accumulated=True, window="minimum", height=2, style=_CELSIUS,
     ),
     Variable(
         "10m_u_component_of_wind", "m s-1", "10 m eastward wind", "u10", ("u10", "10u", "u10m", "uas", "UGRD"), "eastward_wind",
@@ -149,7 +151,8 @@ _TABLE = (
     Variable(
         "10m_wind_gust_since_previous_post_processing", "m s-1", "10 m wind gust", "fg10",
         ("fg10", "10fg", "fg10_3", "10fg3", "fg10_6", "10fg6"), "wind_speed_of_gust",
-        non_negative=True, param_ids=(49, 228028, 123), valid_range=(0, 150), accumulated=True, height=10, style=_SPEED,
+        non_negative=True, param_ids=(49, 228028, 123), valid_range=(0, 150), accumulated=True, window="maximum", height=10,
+        style=_SPEED,
     ),
     Variable(
         "mean_sea_level_pressure", "Pa", "Mean sea level pressure", "msl", ("msl", "prmsl", "psl", "PRMSL", "MSLET"),

@@ -18,7 +18,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.sources.fields import Found, Hints, read
 from data_pipeline.sources.grib import open_grib
-from data_pipeline.sources.join import join
+from data_pipeline.sources.join import join, noted
 
 Paths = str | Path | Sequence[str | Path]
 _SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf", ".grib", ".grib1", ".grib2", ".grb", ".grb2", ".zarr")
@@ -173,8 +173,7 @@ def _note_absent_members(data: xr.Dataset) -> None:
     size = max((array.attrs.get("ensemble_size", 0) for array in data.data_vars.values()), default=0)
     numbers = data["number"].values
     if numbers.size < size:
-        line = f"members {numbers[0]} .. {numbers[-1]}: {numbers.size} of the {size} of this ensemble"
-        data.attrs["mapping"] = json.dumps([*json.loads(data.attrs["mapping"]), line])
+        data.attrs = noted(data, [f"members {numbers[0]} .. {numbers[-1]}: {numbers.size} of the {size} of this ensemble"]).attrs
 
 
 def _reasons(left_out: Mapping[str, str]) -> str:

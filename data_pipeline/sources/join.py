@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from data_pipeline.schema import FORECAST_DIMS
 
 JOINED = ("number", "level", "prediction_timedelta", "time")  # in this order: members of one run first, years last
 AXES = ("latitude", "longitude")
+_AVAILABLE = {"level": "levels_available", "prediction_timedelta": "hours_available"}
 
 
 def join(fields: Sequence[xr.DataArray], log: list[str]) -> xr.Dataset:
@@ -29,8 +31,8 @@ def join(fields: Sequence[xr.DataArray], log: list[str]) -> xr.Dataset:
     whole = [_joined(name, pieces) for name, pieces in by_name.items()]
     for dim in ("time", "number"):
         whole = _common(whole, dim, log)
-    for dim, attribute in (("level", "levels_available"), ("prediction_timedelta", "hours_available")):
-        whole = _filled(whole, dim, attribute)
+    for dim in _AVAILABLE:
+        whole = _filled(whole, dim)
     coords = {dim: array[dim] for dim in FORECAST_DIMS for array in whole if dim in array.dims}
     return xr.Dataset({array.name: array for array in whole}, coords)
 
@@ -111,21 +113,27 @@ def _common(whole: list[xr.DataArray], dim: str, log: list[str]) -> list[xr.Data
     return [array.sel({dim: shared}) if dim in array.dims else array for array in whole]
 
 
-def _filled(whole: list[xr.DataArray], dim: str, attribute: str) -> list[xr.DataArray]:
+def _filled(whole: list[xr.DataArray], dim: str) -> list[xr.DataArray]:
     with_dim = [array for array in whole if dim in array.dims]
     if not with_dim:
         return whole
     union = np.unique(np.concatenate([array[dim].values for array in with_dim]))
-    return [
-        array if dim not in array.dims or array.sizes[dim] == union.size else _reindexed(array, dim, union, attribute)
-        for array in whole
-    ]
+    return [reindexed(array, dim, union) if dim in array.dims else array for array in whole]
 
 
-def _reindexed(array: xr.DataArray, dim: str, union: np.ndarray, attribute: str) -> xr.DataArray:
-    values = array[dim].values
-    listed = (values / np.timedelta64(1, "h")).tolist() if values.dtype.kind == "m" else values.tolist()
-    return array.reindex({dim: union}).assign_attrs({attribute: listed})
+def reindexed(array: xr.DataArray, dim: str, values: np.ndarray) -> xr.DataArray:
+    """`array` at all `values` of a dim, NaN where it has none; an attribute names the levels or leads (hours) that it has."""
+    own = array[dim].values
+    if np.array_equal(own, values):
+        return array
+    listed = (own / np.timedelta64(1, "h")).tolist() if own.dtype.kind == "m" else own.tolist()
+    said = {_AVAILABLE[dim]: listed} if dim in _AVAILABLE else {}
+    return array.reindex({dim: values}).assign_attrs(said)
+
+
+def noted(data: xr.Dataset, lines: Sequence[str]) -> xr.Dataset:
+    """`data` with more lines in its mapping."""
+    return data.assign_attrs(mapping=json.dumps([*json.loads(data.attrs.get("mapping", "[]")), *lines]))
 
 
 def shown(value: object) -> str:

@@ -1,0 +1,166 @@
+"""What is accumulated: each window is exactly the one its name and stamp say, and a window that is not whole is not made."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipeline.errors import InputError
+from data_pipeline.grid import Grid
+from data_pipeline.schema import Channel, validate
+from data_pipeline.sources.accumulation import accumulate, totals
+from tests.toys import UNITS
+
+GRID = Grid.named("8x4")
+TP = "total_precipitation"
+
+
+def rain(stamps: pd.DatetimeIndex, name: str = TP, seed: int = 0) -> xr.Dataset:
+    """Wet and dry analyses of one accumulated variable."""
+    values = np.maximum(np.random.default_rng(seed).normal(0, 1e-3, (len(stamps), *GRID.shape)), 0).astype("f4")
+    dims = ("time", "latitude", "longitude")
+    return xr.Dataset({name: (dims, values, {"units": UNITS.get(name, "m")})}, {"time": stamps.as_unit("ns"), **GRID.coords()})
+
+
+def hourly(count: int = 72) -> xr.Dataset:
+    return rain(pd.date_range("2020-01-01T01", periods=count, freq="h"))
+
+
+def forecast(hours: list[int], values: np.ndarray | None = None, name: str = TP) -> xr.Dataset:
+    """Two initialisations, three members; `values` of shape (2, leads, 3, latitude, longitude)."""
+    shape = (2, len(hours), 3, *GRID.shape)
+    if values is None:
+        values = np.random.default_rng(1).gamma(0.5, 1e-3, shape)
+    dims = ("time", "prediction_timedelta", "number", "latitude", "longitude")
+    coords: dict[str, Any] = {
+        "time": pd.date_range("2020-01-01", periods=2, freq="12h").as_unit("ns"),
+        "prediction_timedelta": pd.to_timedelta(hours, unit="h").as_unit("ns"), "number": [0, 1, 2], **GRID.coords(),
+    }  # fmt: skip
+    return xr.Dataset({name: (dims, values.astype("f4"), {"units": UNITS.get(name, "m")})}, coords)
+
+
+def mapping(data: xr.Dataset) -> str:
+    return "\n".join(json.loads(data.attrs["mapping"]))
+
+
+# --- windows of an analysis
+
+
+@pytest.mark.parametrize("hours", [6, 12, 24])
+@pytest.mark.parametrize("lazily", [False, True])
+def test_hourly_rain_is_summed_over_the_hours_that_end_at_the_stamp(hours: int, lazily: bool) -> None:
+    data = hourly()
+    name = f"{TP}_{hours}hr"
+    found = totals(data.chunk(time=1) if lazily else data, [name])
+    assert (found[name].chunks is not None) == lazily
+    validate(found)
+    assert found["time"].values[0] == np.datetime64("2020-01-01T00") + np.timedelta64(hours, "h")
+    every = data[TP].values.astype("f8")
+    expected = [every[end - hours : end].sum(axis=0) for end in range(hours, 73)]
+    np.testing.assert_allclose(found[name].values, expected, rtol=1e-6)
+    assert f"{TP} -> {name} (sum of {hours} windows of 1 h that end in it)" in mapping(found)
+    assert f"time: {hours - 1} stamps left out" in mapping(found)
+
+
+def test_only_the_wanted_stamps_are_made() -> None:
+    wanted = pd.date_range("2020-01-01T00", periods=8, freq="6h")
+    found = totals(hourly(), [f"{TP}_12hr", "temperature_500"], times=wanted)
+    np.testing.assert_array_equal(found["time"].values, wanted[2:].values)
+    whole = totals(hourly(), [f"{TP}_12hr"])
+    xr.testing.assert_equal(found, whole.sel(time=found["time"]))
+
+
+@given(st.sets(st.integers(0, 47), max_size=8), st.sampled_from([2, 3, 6]))
+def test_a_stamp_is_there_exactly_if_its_whole_window_is(holes: set[int], hours: int) -> None:
+    name = f"{TP}_{hours}hr"
+    data = hourly(48).isel(time=[i for i in range(48) if i not in holes])
+    ends = [i for i in range(48) if i >= hours - 1 and not holes & set(range(i - hours + 1, i + 1))]
+    found, whole = totals(data, [name]), totals(hourly(48), [name])
+    np.testing.assert_array_equal(found["time"].values, hourly(48)["time"].values[ends])
+    xr.testing.assert_equal(found[name], whole[name].sel(time=found["time"]))
+
+
+def test_the_longest_windows_that_fit_are_added() -> None:
+    data = hourly()
+    with_six = totals(data, [f"{TP}_6hr"])
+    found = totals(with_six, [f"{TP}_24hr", f"{TP}_9hr"])
+    assert f"{TP}_6hr -> {TP}_24hr (sum of 4 windows of 6 h" in mapping(found)
+    assert f"{TP} -> {TP}_9hr (sum of 9 windows of 1 h" in mapping(found)
+    direct = totals(data, [f"{TP}_24hr"])[f"{TP}_24hr"]
+    np.testing.assert_allclose(found[f"{TP}_24hr"].values, direct.sel(time=found["time"]).values, rtol=1e-6)
+
+
+def test_six_hourly_windows_at_hourly_stamps_do_not_overlap() -> None:
+    data = hourly()
+    six = totals(data, [f"{TP}_6hr"])[[f"{TP}_6hr"]]
+    found = totals(six, [f"{TP}_12hr"])
+    direct = totals(data, [f"{TP}_12hr"])[f"{TP}_12hr"]
+    np.testing.assert_allclose(found[f"{TP}_12hr"].values, direct.values, rtol=1e-6)
+
+
+def test_a_step_that_is_the_window_is_the_same_field() -> None:
+    data = rain(pd.date_range("2020-01-01", periods=4, freq="6h"))
+    found = totals(data, [f"{TP}_6hr"])
+    np.testing.assert_array_equal(found[f"{TP}_6hr"].values, data[TP].values)
+    assert "the same window" in mapping(found)
+
+
+def test_highest_and_lowest_values_are_not_summed() -> None:
+    stamps = pd.date_range("2020-01-01", periods=6, freq="6h")
+    data = rain(stamps, "maximum_2m_temperature_6hr").assign(rain(stamps, "minimum_2m_temperature_6hr", seed=1))
+    found = totals(data, ["maximum_2m_temperature_12hr", "minimum_2m_temperature_12hr"])
+    highest, lowest = (data[f"{name}_2m_temperature_6hr"].values for name in ("maximum", "minimum"))
+    np.testing.assert_array_equal(found["maximum_2m_temperature_12hr"].values, np.maximum(highest[1:], highest[:-1]))
+    np.testing.assert_array_equal(found["minimum_2m_temperature_12hr"].values, np.minimum(lowest[1:], lowest[:-1]))
+
+
+def test_a_missing_value_is_missing_in_every_window_that_holds_it() -> None:
+    data = hourly(12)
+    data[TP].values[5, 0, 0] = np.nan
+    found = totals(data, [f"{TP}_3hr"])[f"{TP}_3hr"]
+    assert np.isnan(found.isel(latitude=0, longitude=0)).values.tolist() == [False] * 3 + [True] * 3 + [False] * 4
+
+
+def test_what_cannot_be_made_is_left_to_the_caller() -> None:
+    data = rain(pd.date_range("2020-01-01", periods=4, freq="6h"))
+    found = totals(data, [Channel("geopotential", 500), f"{TP}_3hr", f"{TP}_9hr", "snowfall_12hr", TP, "nonsense_6hr"])
+    xr.testing.assert_identical(found.drop_attrs(deep=False), data.drop_attrs(deep=False))
+
+
+def test_no_whole_window_at_all_is_refused() -> None:
+    data = rain(pd.date_range("2020-01-01", periods=4, freq="6h"))
+    expected = "total_precipitation_48hr: no stamp has every 6 h of its window, first 2020-01-01T00:00; total_precipitation has 4"
+    with pytest.raises(InputError, match=expected):
+        totals(data, [f"{TP}_48hr"])
+
+
+# --- windows of a forecast
+
+
+def test_leads_without_a_whole_window_are_missing_and_named() -> None:
+    data = forecast([6, 12, 18, 24, 36])
+    found = totals(data, [f"{TP}_12hr"])
+    validate(found, "forecast")
+    twelve = found[f"{TP}_12hr"]
+    assert twelve.attrs["hours_available"] == [12, 18, 24]
+    assert np.isnan(twelve.isel(prediction_timedelta=[0, 4])).all()
+    six = data[TP].values
+    np.testing.assert_allclose(twelve.values[:, 1:4], six[:, :3] + six[:, 1:4], rtol=1e-6)
+    assert "no whole window at 6 h, 36 h" in mapping(found)
+
+
+def test_one_array_keeps_all_its_stamps() -> None:
+    found = accumulate(hourly(6)[TP], 4)
+    assert np.isnan(found.isel(time=slice(0, 3))).all()
+    np.testing.assert_array_equal(found.isel(time=slice(3, 6)).values, totals(hourly(6), [f"{TP}_4hr"])[f"{TP}_4hr"].values)
+    with pytest.raises(InputError, match="accumulated over 6 hours, which do not add up to 9"):
+        accumulate(forecast([6, 12])[TP], 9)
+    with pytest.raises(InputError, match="not accumulated"):
+        accumulate(hourly(6).rename({TP: "2m_temperature"})["2m_temperature"], 6)
