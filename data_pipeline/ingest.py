@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,10 @@ from data_pipeline import quality, store
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.recipe import Section, section
+from data_pipeline.region import Box, grid_inside
 from data_pipeline.regrid import Method, regrid
-from data_pipeline.schema import Channel, channels_of, levels_by_name
-from data_pipeline.sources.files import expand, open_files
+from data_pipeline.schema import Channel, levels_by_name
+from data_pipeline.source import SourceSection, identify_source, open_source
 from data_pipeline.variables import lookup
 
 PART_STAMPS = 128
@@ -30,33 +31,15 @@ FINDINGS = 20  # kept in the store
 HOUR = np.timedelta64(1, "h")
 
 
-class SourceSection(Section):
-    """[source]: where the data come from. Only names and sizes of the files identify them, so a moved folder is the same source.
-
-    path: a file, a zarr store, a glob or a folder (of it, the files that fit `pattern`). static: a file with fields that have
-    no time, in that folder. levels, names, units: what the files do not tell, by variable or file. gaps: whether missing stamps
-    are an error, or holes of the store. faults: whether missing or impossible values stop the ingest, or are only recorded.
-    description, attribution: carried into the store and every report.
-    """
-
-    kind: Literal["files"] = "files"
-    path: str
-    pattern: str | None = None
-    static: str | None = None
-    levels: dict[str, int] = Field(default_factory=dict)
-    names: dict[str, str] = Field(default_factory=dict)
-    units: dict[str, str] = Field(default_factory=dict)
-    gaps: Literal["error", "allow"] = "error"
-    faults: Literal["error", "allow"] = "error"
-    description: str = ""
-    attribution: str = ""
-
-
 class AnalysisSection(Section):
-    """[analysis]: what the store holds. Stamps are inclusive; without them, all of the source."""
+    """[analysis]: what the store holds. Stamps are inclusive; without them, all of the source.
+
+    region: (south, north, west, east) in degrees, the points of the grid inside; without it, all of the grid.
+    """
 
     channels: list[str] = Field(min_length=1)
     grid: str = "native"
+    region: Box | None = None
     method: Method = "conservative"
     step: str
     start: str | None = None
@@ -117,40 +100,26 @@ def ingest(recipe: Mapping[str, Any], out: Path, *, progress: Callable[[int, int
         return writer.finish({"quality": json.dumps(_merge(planned.channels, [writer.notes[name] for name in parts]))})
 
 
-def find_files(source: SourceSection) -> tuple[list[Path], Path | None]:
-    """The source's files with fields of time, and the static one. Raises InputError if they are not there."""
-    try:
-        found = expand(source.path, source.pattern)
-        if source.static is None:
-            return found, None
-        folder = Path(source.path).expanduser()
-        static = expand((folder if folder.is_dir() else folder.parent) / source.static)[0]
-    except InputError as error:
-        raise InputError(f"[source] {error}; the place is set by --set source.path=FOLDER") from None
-    return [file for file in found if file != static], static
-
-
 def identify(source: SourceSection, analysis: AnalysisSection) -> dict[str, Any]:
-    """What decides the content of the store: both sections, with the path replaced by the files' names and sizes."""
-    files, static = find_files(source)
-    sizes = {file.name: _size(file) for file in [*files, *([static] if static else [])]}
-    described = source.model_dump(exclude={"path", "pattern", "description", "attribution"})
-    return {"source": {**described, "files": sizes}, "analysis": analysis.model_dump()}
+    """What decides the content of the store: both sections, with the place of the source replaced by what it is recognised by."""
+    return {"source": identify_source(source), "analysis": analysis.model_dump(mode="json")}
 
 
 def plan(source: SourceSection, analysis: AnalysisSection) -> Plan:
     """Open the source and check all that can be known before reading fields. Raises InputError."""
-    files, static = find_files(source)
-    data = open_files(files, static=static, levels=source.levels, names=source.names, units=source.units)
     channels = [Channel.parse(label) for label in analysis.channels]
-    _check_channels(data, channels)
+    if len(set(channels)) != len(channels):
+        raise InputError(f"analysis.channels: repeated entries in {analysis.channels}")
     step = _parse_step(analysis.step)
-    positions, missing = _schedule(pd.DatetimeIndex(data["time"].values), step, analysis, source.gaps)
-    native = Grid.of(data)
-    grid = native if analysis.grid == "native" else Grid.named(analysis.grid)
-    chunk, part = _sizes(channels, max(native.areas.size, grid.areas.size), grid.areas.size)
+    target = None if analysis.grid == "native" else Grid.named(analysis.grid)
+    if target is not None and analysis.region is not None:
+        target = grid_inside(target, analysis.region)
+    data = open_source(source, channels, start=analysis.start, stop=analysis.stop, region=analysis.region, target=target)
+    target = target or Grid.of(data)
+    positions, missing = _schedule(data, step, analysis, source.gaps)
+    chunk, part = _sizes(channels, max(Grid.of(data).areas.size, target.areas.size), target.areas.size)
     times = pd.DatetimeIndex(data["time"].values[positions])
-    return Plan(data, channels, positions, times, missing, step, grid, analysis.method, chunk, part)
+    return Plan(data, channels, positions, times, missing, step, target, analysis.method, chunk, part)
 
 
 def read_block(planned: Plan, box: slice) -> xr.Dataset:
@@ -230,7 +199,7 @@ def _template(planned: Plan) -> xr.Dataset:
 
 
 def _attrs(source: SourceSection, analysis: AnalysisSection, planned: Plan) -> dict[str, Any]:
-    shown = {"source": source.model_dump(exclude={"path"}), "analysis": analysis.model_dump()}
+    shown = {"source": source.model_dump(exclude={"path"}), "analysis": analysis.model_dump(mode="json")}
     attrs = {
         "Conventions": "CF-1.8",
         "source": source.description or str(planned.source.attrs.get("title", "")),
@@ -262,21 +231,9 @@ def _parse_step(text: str) -> pd.Timedelta:
     return pd.Timedelta(text)
 
 
-def _check_channels(data: xr.Dataset, channels: Sequence[Channel]) -> None:
-    found = set(channels_of(data))
-    absent = [channel.label for channel in channels if channel not in found]
-    if absent:
-        raise InputError(
-            f"analysis.channels: the source has no {', '.join(absent)}; it has {', '.join(sorted(c.label for c in found))}"
-        )
-    if len(set(channels)) != len(channels):
-        raise InputError(f"analysis.channels: repeated entries in {[channel.label for channel in channels]}")
-
-
-def _schedule(
-    available: pd.DatetimeIndex, step: pd.Timedelta, analysis: AnalysisSection, gaps: str
-) -> tuple[np.ndarray, pd.DatetimeIndex]:
+def _schedule(data: xr.Dataset, step: pd.Timedelta, analysis: AnalysisSection, gaps: str) -> tuple[np.ndarray, pd.DatetimeIndex]:
     """Positions of the wanted stamps in the source, and the wanted stamps it lacks."""
+    available = pd.DatetimeIndex(data["time"].values)
     start = _stamp("analysis.start", analysis.start) or available[0]
     stop = _stamp("analysis.stop", analysis.stop) or available[-1]
     inside = available[(available >= start) & (available <= stop)]
@@ -291,10 +248,16 @@ def _schedule(
         shown = ", ".join(f"{stamp:%Y-%m-%dT%H}" for stamp in missing[:5]) + (" ..." if len(missing) > 5 else "")
         raise InputError(
             f"the source lacks {len(missing)} of {len(wanted)} stamps every {step_text(step)}: {shown}; {span}. Complete it, "
-            'choose analysis.start, stop or step to fit, or accept the holes with source.gaps="allow"'
+            'choose analysis.start, stop or step to fit, or accept the holes with source.gaps="allow"' + _shorter(data)
         )
     present = wanted.intersection(available)
     return available.get_indexer(present), missing
+
+
+def _shorter(data: xr.Dataset) -> str:
+    """Which variables cut the times, as the mapping of the source tells it."""
+    lines = [line for line in json.loads(data.attrs.get("mapping", "[]")) if line.startswith("time: ")]
+    return "".join(f"\n  - {line}" for line in lines)
 
 
 def _stamp(key: str, text: str | None) -> pd.Timestamp | None:
@@ -316,9 +279,3 @@ def _sizes(channels: Sequence[Channel], worst_points: int, points: int) -> tuple
 
 def _levels(channels: Sequence[Channel]) -> list[int]:
     return sorted({channel.level for channel in channels if channel.level is not None})
-
-
-def _size(file: Path) -> int:
-    if file.is_dir():
-        return sum(item.stat().st_size for item in file.rglob("*") if item.is_file())
-    return file.stat().st_size

@@ -15,10 +15,11 @@ from rich.table import Column, Table
 
 from data_pipeline import quality, store
 from data_pipeline.grid import Grid
-from data_pipeline.ingest import AnalysisSection, SourceSection, plan, spans, step_text
+from data_pipeline.ingest import AnalysisSection, plan, spans, step_text
 from data_pipeline.progress import table_console
 from data_pipeline.recipe import section
 from data_pipeline.schema import channels_of
+from data_pipeline.source import SourceSection
 from data_pipeline.sources.files import open_ensemble, open_files
 
 

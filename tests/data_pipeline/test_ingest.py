@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,61 @@ def test_regridding_keeps_the_area_mean(folder: Path, tmp_path: Path) -> None:
     assert float(means[0]) == pytest.approx(float(means[1]), rel=1e-6)
     assert found.attrs["regridding"] == "conservative"
     assert found["land_sea_mask"].shape == (4, 8)
+
+
+def test_a_region_of_the_source_has_its_very_points(folder: Path, tmp_path: Path) -> None:
+    found = open_analysis(ingest(make_recipe(folder, region=[-60, 60, -60, 60]), tmp_path / "a.zarr"))
+    assert found["longitude"].values.tolist() == [-60, -30, 0, 30, 60]
+    expected = weather()["2m_temperature"].sel(latitude=slice(-60, 60), longitude=[300, 330, 0, 30, 60])
+    np.testing.assert_array_equal(found["2m_temperature"], expected)
+    assert found["land_sea_mask"].shape == (4, 5)
+
+
+def test_a_region_of_another_grid_is_that_part_of_the_whole(folder: Path, tmp_path: Path) -> None:
+    whole = open_analysis(ingest(make_recipe(folder, grid="24x12"), tmp_path / "whole.zarr"))
+    part = open_analysis(ingest(make_recipe(folder, grid="24x12", region=[0, 60, -45, 45]), tmp_path / "part.zarr"))
+    assert part["longitude"].values.tolist() == [-45, -30, -15, 0, 15, 30, 45]
+    expected = whole.sel(latitude=slice(0, 60), longitude=[315, 330, 345, 0, 15, 30, 45])
+    for name in ("2m_temperature", "geopotential", "land_sea_mask"):
+        np.testing.assert_allclose(part[name], expected[name].values, rtol=1e-6)
+
+
+def test_precipitation_over_longer_hours_is_summed_from_the_sources(folder: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(folder, channels=["total_precipitation_12hr"], step="12h", start="2001-01-02T00")
+    found = open_analysis(ingest(recipe, tmp_path / "a.zarr"))["total_precipitation_12hr"]
+    six = weather()["total_precipitation_6hr"].astype("float64")
+    expected = six + six.shift(time=1)
+    np.testing.assert_allclose(found, expected.sel(time=found["time"]), rtol=1e-6)
+
+
+def test_a_weatherbench_archive_is_opened_by_its_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def open_archive(url: str, channels: Any, **options: Any) -> xr.Dataset:
+        asked.append((url, [channel.label for channel in channels], options))
+        return weather()
+
+    module = types.SimpleNamespace(open_archive=open_archive, identity=lambda url: {"url": url, "sha256": "0"})
+    monkeypatch.setitem(sys.modules, "data_pipeline.sources.weatherbench", module)
+    recipe = {
+        "name": "test",
+        "source": {"kind": "weatherbench", "url": "gs://somewhere/a.zarr"},
+        "analysis": {
+            "channels": ["2m_temperature"],
+            "step": "6h",
+            "stop": "2001-01-05",
+            "region": [-75, 75, -120, 120],
+            "grid": "8x4",
+        },
+    }
+    found = open_analysis(ingest(recipe, tmp_path / "a.zarr"))
+    assert found.sizes["time"] == 17
+    options = {"start": None, "stop": "2001-01-05", "region": (-90, 90, -148.5, 148.5)}
+    assert asked == [("gs://somewhere/a.zarr", ["2m_temperature"], options)]
+    assert store.read_manifest(tmp_path / "a.zarr")["recipe"]["source"]["archive"] == {
+        "url": "gs://somewhere/a.zarr",
+        "sha256": "0",
+    }
 
 
 def test_a_variable_that_the_source_lacks_is_named_before_anything_is_written(folder: Path, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import InputError
-from data_pipeline.ingest import AnalysisSection, SourceSection
+from data_pipeline.ingest import AnalysisSection
 from data_pipeline.recipe import differences, fingerprint, read_recipe, section
 from data_pipeline.schema import Channel
+from data_pipeline.source import SourceSection
 from data_pipeline.statistics import Periods
 from data_pipeline.variables import lookup
 
@@ -95,9 +96,34 @@ def test_packaged_recipes_are_sound(repository: Path, name: str) -> None:
     recipe = read_recipe(repository / f"{name}.toml")
     source, analysis = section(recipe, "source", SourceSection), section(recipe, "analysis", AnalysisSection)
     periods = section(recipe, "periods", Periods)
+    assert source.path is not None
     assert not Path(source.path).is_absolute()
     assert source.description
     assert all(lookup(Channel.parse(label).name) is not None for label in analysis.channels)
     assert periods.test is not None
     given_periods = [period for period in (periods.training, periods.validation, periods.test) if period is not None]
     assert all(before[1] < after[0] for before, after in itertools.pairwise(given_periods))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({}, r'kind = "files" needs source.path'),
+        ({"kind": "weatherbench"}, r'kind = "weatherbench" needs source.url'),
+        ({"path": "x", "url": "gs://y"}, r'kind = "files" has no url \(of kind = "weatherbench"\)'),
+        ({"kind": "weatherbench", "url": "gs://y", "pattern": "*.nc"}, r'has no pattern \(of kind = "files"\)'),
+        ({"kind": "ftp", "path": "x"}, "source.kind"),
+    ],
+)
+def test_a_source_has_the_options_of_its_kind(source: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        section({"source": source}, "source", SourceSection)
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [([60, 30, 0, 10], "south < north"), ([30, 60, 10, 0], "west < east"), ([30, 60, 0], "analysis.region")],
+)
+def test_a_region_that_is_none_is_an_error(region: list[float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        section({"analysis": {"channels": ["2m_temperature"], "step": "6h", "region": region}}, "analysis", AnalysisSection)
