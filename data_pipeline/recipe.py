@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_pipeline.errors import InputError
 
-SECTIONS = ("name", "source", "analysis", "periods", "model", "training", "forecast", "verification")
+SECTIONS = ("name", "source", "analysis", "nature", "ensemble", "periods", "model", "training", "forecast", "verification")
 
 
 class Section(BaseModel):
