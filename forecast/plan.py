@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,8 +12,8 @@ import xarray as xr
 from data_pipeline import store
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from data_pipeline.schema import FORECAST_DIMS, Channel, channels_of, levels_by_name
-from data_pipeline.variables import lookup
+from data_pipeline.schema import Channel, channels_of
+from data_pipeline.templates import forecast_dataset, forecast_template
 
 
 @dataclass(frozen=True)
@@ -76,43 +76,9 @@ def plan_dates(analysis: xr.Dataset, times: np.ndarray, days: float) -> Forecast
 
 def template(plan: ForecastPlan) -> xr.Dataset:
     """An empty forecast in the schema, taking no memory."""
-    variables = {}
-    for name, levels in levels_by_name(plan.channels).items():
-        dims = [dim for dim in FORECAST_DIMS if dim != "level" or levels]
-        variables[name] = (dims, _variable_attrs(name, levels))
-    return store.blank(_coords(plan, plan.times, plan.leads), variables)
+    return forecast_template(plan.times, plan.leads, plan.members, plan.channels, plan.grid)
 
 
 def as_dataset(plan: ForecastPlan, fields: np.ndarray, times: np.ndarray, leads: np.ndarray) -> xr.Dataset:
     """Fields (time, lead, member, channel, latitude, longitude) as a dataset in the schema; levels a variable lacks are NaN."""
-    out = xr.Dataset(coords=_coords(plan, times, leads))
-    labels = [channel.label for channel in plan.channels]
-    for name, levels in levels_by_name(plan.channels).items():
-        dims = [dim for dim in FORECAST_DIMS if dim != "level" or levels]
-        if levels:
-            every = out["level"].values.tolist()
-            values = np.full((*fields.shape[:3], len(every), *fields.shape[-2:]), np.nan, np.float32)
-            for own in levels:
-                values[:, :, :, every.index(own)] = fields[:, :, :, labels.index(Channel(name, own).label)]
-        else:
-            values = fields[:, :, :, labels.index(name)]
-        out[name] = (dims, values, _variable_attrs(name, levels))
-    return out
-
-
-def _coords(plan: ForecastPlan, times: np.ndarray, leads: np.ndarray) -> dict[str, Any]:
-    levels = sorted({channel.level for channel in plan.channels if channel.level is not None})
-    return {
-        "time": times,
-        "prediction_timedelta": leads.astype("timedelta64[ns]"),
-        "number": np.array(plan.members),
-        **({"level": np.array(levels)} if levels else {}),
-        **plan.grid.coords(),
-        "valid_time": (("time", "prediction_timedelta"), times[:, None] + leads[None, :]),
-    }
-
-
-def _variable_attrs(name: str, levels: Sequence[int]) -> dict[str, Any]:
-    variable = lookup(name)
-    attrs: dict[str, Any] = {"units": variable.units, "long_name": variable.long_name} if variable is not None else {}
-    return {**attrs, "levels_available": list(levels)} if levels else attrs
+    return forecast_dataset(fields, times, leads, plan.members, plan.channels, plan.grid)
