@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.errors import InputError
-from verification import kernels
+from data_pipeline.workers import cores
 
 Missing = Literal["propagate", "omit", "raise"]
 Dims = Hashable | Iterable[Hashable]
@@ -60,7 +60,7 @@ def apply_cases(
             truth,
             input_core_dims=[[member_dim], []],
             output_core_dims=[[output] if output else []],
-            kwargs={**arguments, "threads": 1 if lazy else kernels.cores()},
+            kwargs={**arguments, "threads": 1 if lazy else cores()},
             join="exact",
             dask="parallelized",
             output_dtypes=[np.float64],

@@ -11,9 +11,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from data_pipeline.memory import keep_freed_memory
 from data_pipeline.recipe import fingerprint
 from data_pipeline.schema import Channel, channels_of, validate
 from data_pipeline.store import open_store
-from verification import kernels
+from data_pipeline.workers import in_order, pool
 from verification.accumulate import Accumulator, Block, Fields, Sums, climate_of, score_fields
 from verification.inputs import Inputs, Request, open_inputs, request
 from verification.plan import MissingTruth, Plan, plan_for, truth_rows
@@ -35,7 +34,6 @@ from verification.state import FORMAT, assemble, is_state, merge, open_state, sa
 
 BLOCK_BYTES = 64 << 20  # members read at once by one thread
 PART_BYTES = 256 << 20  # members of a part: what a killed run has to read again
-AHEAD = 16  # blocks under way at a time
 WAITING = 2  # threads more than cores: a reader waits while zarr decodes in threads of its own
 
 CASE_CHOICES = ("cases", "points")
@@ -70,8 +68,8 @@ def evaluate(
     inputs = Inputs(forecast, truth, climatology)
     plan = _plan_of(inputs, choice)
     rows = truth_rows(truth, plan.times, plan.leads, missing_truth)
-    with ThreadPoolExecutor(kernels.cores() + WAITING) as pool:
-        return _score(plan, inputs, rows, functools.partial(score_block, inputs), pool, None, progress)
+    with pool(None, waiting=WAITING) as workers:
+        return _score(plan, inputs, rows, functools.partial(score_block, inputs), workers, None, progress)
 
 
 def score_store(
@@ -105,8 +103,8 @@ def score_store(
     plan = _plan_of(inputs, choice)
     rows = truth_rows(inputs.truth, plan.times, plan.leads, missing_truth)
     score = functools.partial(score_stored_block, wanted) if cluster else functools.partial(score_block, inputs)
-    with _stash(out, identity) as folder, _pool(cluster) as pool:
-        state = _score(plan, inputs, rows, score, pool, folder, progress)
+    with _stash(out, identity) as folder, pool(cluster, waiting=WAITING) as workers:
+        state = _score(plan, inputs, rows, score, workers, folder, progress)
         state.attrs |= {"inputs": identity, "inputs_without_cases": core}
         save(state, out)
     return state
@@ -174,7 +172,7 @@ def _score(
     inputs: Inputs,
     rows: np.ndarray,
     score: Callable[[Plan, np.ndarray, Block], Sums],
-    pool: Executor,
+    workers: Executor,
     folder: Path | None,
     progress: Progress | None,
 ) -> xr.Dataset:
@@ -182,7 +180,7 @@ def _score(
     parts = [_Part(plan, times, folder) for times in _parts(plan)]
     blocks = [_blocks_of(part.plan, inputs.forecast, rows[part.times]) for part in parts]
     wanted = [task for part, own in zip(parts, blocks, strict=True) if not part.is_kept for task in own]
-    results = _in_order(pool, score, wanted)
+    results = in_order(workers, score, wanted)
     found: list[Sums] = []
     maps: Sums = {}
     for part, own in zip(parts, blocks, strict=True):
@@ -247,17 +245,6 @@ def _blocks_of(plan: Plan, forecast: xr.Dataset, rows: np.ndarray) -> list[tuple
     return tasks
 
 
-def _in_order(pool: Executor, score: Callable[..., Sums], tasks: Sequence[tuple[Any, ...]]) -> Iterator[Sums]:
-    """Results in the order of the tasks, with a few of them under way: memory is bounded, and no worker waits for a part."""
-    waiting: deque[Any] = deque()
-    for task in tasks:
-        waiting.append(pool.submit(score, *task))
-        if len(waiting) >= AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
 def _parts(plan: Plan) -> Iterator[slice]:
     each = plan.members * plan.leads.size * len(plan.channels) * plan.grid.areas.size * 4
     size = max(1, PART_BYTES // each)
@@ -289,23 +276,6 @@ def _stash(out: Path, identity: str) -> Iterator[Path]:
         shutil.rmtree(root)
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def _pool(cluster: str | None) -> Iterator[Executor]:
-    if cluster is None:
-        with ThreadPoolExecutor(kernels.cores() + WAITING) as pool:
-            yield pool
-        return
-    from distributed import Client
-
-    try:
-        client = Client(cluster)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--cluster {cluster}: no dask scheduler answers there ({error})") from None
-    with client:
-        # every task opens its stores by path; a failed worker's tasks run again elsewhere
-        yield client.get_executor(pure=False)
 
 
 def _blocks(forecast: xr.Dataset, plan: Plan, leads: np.ndarray) -> list[tuple[tuple[str, ...], np.ndarray]]:

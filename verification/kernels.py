@@ -14,7 +14,6 @@ cannot prove to be positive keeps a loop from being vectorised.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -76,14 +75,6 @@ def _comparators(members: int, span: int) -> list[tuple[int, int]]:
             step //= 2
         span *= 2
     return pairs
-
-
-def cores() -> int:
-    """Threads a caller may use: PLUMECAST_THREADS, which the command line sets, else the cores of this process."""
-    asked = os.environ.get("PLUMECAST_THREADS", "")
-    if asked.isdecimal():
-        return max(1, int(asked))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def point_statistics(members: np.ndarray, truth: np.ndarray, threads: int = 1) -> PointStatistics:

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.errors import InputError
-from verification import kernels
+from data_pipeline.workers import cores
 from verification.casewise import Dims, Missing, apply_exact, check_arguments, check_terms, dims_of, refuse_infinite, units_of
 from verification.distribution import pair_weight
 
@@ -179,7 +179,7 @@ def _apply_vectors(
         truths = np.broadcast_to(truth, (*shape, *vector)).reshape(-1, components).astype(np.float64)
         precision = np.float32 if every.dtype == np.float32 else np.float64
         every = np.ascontiguousarray(every, dtype=precision)
-        return block(every, truths, threads=1 if lazy else kernels.cores(), **arguments).reshape(shape)
+        return block(every, truths, threads=1 if lazy else cores(), **arguments).reshape(shape)
 
     return apply_exact(flattened, forecast, truth, input_core_dims=[[member_dim, *dims], dims])
 
