@@ -7,7 +7,7 @@ the hours in its name: `total_precipitation_12hr`. All stays lazy.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -21,6 +21,7 @@ from data_pipeline.sources.join import noted, reindexed, shown
 from data_pipeline.variables import Variable, lookup
 
 HOUR = np.timedelta64(1, "h").astype("timedelta64[ns]")
+MARKS = ("windows", "accumulation")  # attributes of a field: [start, end] hours of its messages, the rule that a file states
 _COMBINE: dict[str, Callable[[Any, Any], Any]] = {"sum": np.add, "maximum": np.maximum, "minimum": np.minimum}
 
 
@@ -35,21 +36,42 @@ def totals(data: xr.Dataset, channels: Sequence[Channel | str], *, times: Any = 
     """
     names = dict.fromkeys(channel.name if isinstance(channel, Channel) else str(channel) for channel in channels)
     sources = {name: source for name in names if name not in data and (source := _finer(data, name)) is not None}
-    forecast = "prediction_timedelta" in data.dims
-    kept = data["time"].values if times is None or forecast else np.intersect1d(np.asarray(times, "M8[ns]"), data["time"].values)
-    made = {name: _windows(source, named_hours(name) or 0, None if forecast else kept) for name, source in sources.items()}
+    forecast = _axis(data) != "time"
+    wanted = data["time"].values
+    if times is not None and not forecast:
+        wanted = np.intersect1d(np.asarray(times, "M8[ns]"), wanted)
+    made = {name: _windows(source, named_hours(name) or 0, None if forecast else wanted) for name, source in sources.items()}
     lines = [_line(data, name, sources[name], array) for name, array in made.items()]
-    if forecast:
-        leads = data["prediction_timedelta"].values
-        return noted(data.assign({name: reindexed(array, "prediction_timedelta", leads) for name, array in made.items()}), lines)
-    asked = kept.size
-    for array in made.values():
-        kept = np.intersect1d(kept, array["time"].values)
-    if kept.size < asked:
-        lines.append(f"time: {asked - kept.size} stamps left out, their windows are not whole; kept {kept.size}")
-    if times is not None or kept.size < asked:
-        data = data.sel(time=kept)
-    return noted(data.assign({name: array.sel(time=kept) for name, array in made.items()}), lines)
+    return _beside(data if wanted.size == data.sizes["time"] else data.sel(time=wanted), made, lines)
+
+
+def deaccumulate(data: xr.Dataset, *, accumulation: str | None = None) -> xr.Dataset:
+    """`data` (analysis or forecast schema) with what is accumulated from a common start as `<name>_<h>hr`, by difference; lazily.
+
+    accumulation: "init" (forecasts: since the initialisation, as IFS), "bucket:6h" (since the last full 6 hours, as GEFS), "day"
+    (analyses: since 00 UTC, the stamp 00 ends the day before, as ERA5-Land), "step" (nothing to do). None: what the files state,
+    otherwise "step". h are the steps between the stamps: forecasts that go from 3 to 6 hours give both, each missing where it
+    cannot be made (`hours_available`); an analysis loses such stamps. Names that carry hours are taken at their word.
+    Where a variable cannot be negative, negative differences to the lower end of its valid range (packing: 0.1 mm of rain) become
+    0; a larger one raises InputError when it is computed. Raises InputError for an option that the files contradict.
+    """
+    lines: list[str] = []
+    made: dict[str, xr.DataArray] = {}
+    for name, array in [(str(name), array) for name, array in data.data_vars.items()]:
+        variable = lookup(name)
+        if variable is None or not variable.accumulated or named_hours(name) or "time" not in array.dims:
+            continue
+        starts, said = _starts(array, accumulation)
+        steps = {} if starts is None else _by_step(array, variable, starts)
+        if steps:
+            noise = f"; negatives to {variable.valid_range[0]:g} {variable.units} (packing) become 0" * variable.non_negative
+            lines.append(f"{name}: {said} -> {', '.join(steps)}, by difference{noise}")
+            data = data.drop_vars(name)
+        else:
+            lines.append(f"{name}: {said}")
+        made |= steps
+    data = _beside(data, made, lines)
+    return data.assign({name: _unmarked(array) for name, array in data.data_vars.items()})
 
 
 def accumulate(array: xr.DataArray, hours: int) -> xr.DataArray:
@@ -61,6 +83,115 @@ def accumulate(array: xr.DataArray, hours: int) -> xr.DataArray:
     """
     dim = _axis(array)
     return reindexed(_windows(array, hours), dim, array[dim].values)
+
+
+def _starts(array: xr.DataArray, accumulation: str | None) -> tuple[np.ndarray | None, str]:
+    """Where the window of each stamp begins (as `_since`), None for at the stamp before; and how that is known."""
+    since, forecast = _since(array), _axis(array) != "time"
+    told = _told_by_windows(array, since, forecast)
+    if accumulation is None and told is not None:
+        return told, "accumulated as its messages state"
+    rule = accumulation or array.attrs.get("accumulation")
+    if rule is None:
+        return None, "nothing tells what it is accumulated over, taken as the step (source option accumulation)"
+    starts = _by_rule(rule, since, forecast)
+    if told is not None and not np.array_equal(told, since if starts is None else starts):
+        first = int(np.argmax(told != (since if starts is None else starts)))
+        raise InputError(
+            f"{array.name}: source option accumulation is {rule!r}, but its messages state others: at "
+            f"{shown(array[_axis(array)].values[first])} over {shown(since[first] - told[first])}; leave the option out"
+        )
+    by = "by the source option accumulation" if accumulation else "its attributes state"
+    return starts, f"accumulated by {rule!r} ({by})"
+
+
+def _by_rule(rule: str, since: np.ndarray, forecast: bool) -> np.ndarray | None:
+    bucket = re.fullmatch(r"bucket:([1-9]\d*)h", rule)
+    if rule == "step":
+        return None
+    if rule == "init" and forecast:
+        return np.zeros_like(since)
+    if (rule == "day" and not forecast) or bucket:
+        length = (int(bucket[1]) if bucket else 24) * HOUR
+        return (since - np.timedelta64(1, "ns")) // length * length
+    known = '"init", "step", "bucket:6h" and the like' if forecast else '"step", "day", "bucket:6h" and the like'
+    raise InputError(
+        f"accumulation {rule!r} of {'a forecast' if forecast else 'an analysis'}: the source option accumulation may be {known}"
+    )
+
+
+def _told_by_windows(array: xr.DataArray, since: np.ndarray, forecast: bool) -> np.ndarray | None:
+    """`windows` (attribute) are [start, end] in hours of a run, from the messages of a GRIB file."""
+    windows = [tuple(pair) for pair in array.attrs.get("windows", [])]
+    if forecast:
+        begins = {end * HOUR: start * HOUR for start, end in windows}
+        return np.array([begins[end] for end in since]) if all(end in begins for end in since) else None
+    lengths = sorted({end - start for start, end in windows})
+    if len(lengths) > 1:
+        raise InputError(
+            f"{array.name} is accumulated over {', '.join(f'{length} h' for length in lengths)} at stamps of one analysis (since "
+            "the start of each run); expected one length. Open it as an ensemble, or take one step of each run"
+        )
+    return since - lengths[0] * HOUR if lengths else None
+
+
+def _since(array: xr.DataArray) -> np.ndarray:
+    """The stamps from the initialisation, or from a midnight: as differences."""
+    ends = array[_axis(array)].values
+    return ends if ends.dtype.kind == "m" else ends - np.datetime64("1970-01-01", "ns")
+
+
+def _by_step(array: xr.DataArray, variable: Variable, starts: np.ndarray) -> dict[str, xr.DataArray]:
+    """{name with hours: values over those hours}, from values since `starts`; none if they are already over the step."""
+    since, dim = _since(array), _axis(array)
+    apart, lengths = np.unique(np.diff(since)), np.unique(since - starts)
+    if dim == "time":
+        apart = apart[:1]  # longer ones are holes
+    if apart.size == 1 and np.array_equal(lengths, apart):
+        return {}
+    sums = variable.window == "sum"
+    made = {name: part for step in apart if sums for name, part in _over(step, array, variable, starts).items()}
+    return made or {name: part for step in lengths for name, part in _over(step, array, variable, starts).items()}
+
+
+def _over(step: np.timedelta64, array: xr.DataArray, variable: Variable, starts: np.ndarray) -> dict[str, xr.DataArray]:
+    """{name: values over `step`}, at the stamps where values since `starts` give them; empty if there are none."""
+    since, dim = _since(array), _axis(array)
+    before = pd.Index(since).get_indexer(pd.Index(since - step))
+    whole = since - step == starts
+    partly = (before >= 0) & (starts[before] == starts) & ~whole & (variable.window == "sum")
+    there = (whole | partly) & (step > np.timedelta64(0))
+    if not there.any():
+        return {}
+    if step % HOUR:
+        raise InputError(f"{array.name}: stamps {step / HOUR:g} h apart; expected whole hours")
+    fields = array.isel({dim: there})
+    if partly.any():
+        lower = array.isel({dim: np.where(partly, before, 0)[there]}).assign_coords({dim: fields[dim]})
+        fields = _without_noise(fields - lower.where(xr.DataArray(partly[there], dims=dim), 0), variable)
+    name = f"{variable.name}_{step // HOUR}hr"
+    return {name: fields.assign_attrs(array.attrs).rename(name)}
+
+
+def _without_noise(array: xr.DataArray, variable: Variable) -> xr.DataArray:
+    if not variable.non_negative:
+        return array
+    options = {"name": variable.name, "limit": -variable.valid_range[0]}
+    return xr.apply_ufunc(_cleaned, array, kwargs=options, dask="parallelized", output_dtypes=[np.float32])
+
+
+def _cleaned(values: np.ndarray, name: str, limit: float) -> np.ndarray:
+    if (values < -limit).any():
+        raise InputError(
+            f"{name} falls by {-np.nanmin(values):g} from one stamp to the next, of which packing explains {limit:g}: it is not "
+            "accumulated as said; see the source option accumulation"
+        )
+    return np.maximum(values, 0, dtype=np.float32)
+
+
+def _unmarked(array: xr.DataArray) -> xr.DataArray:
+    """Without the attributes by which fields tell `deaccumulate` what they hold."""
+    return array.drop_attrs(deep=False).assign_attrs({k: v for k, v in array.attrs.items() if k not in MARKS})
 
 
 def named_hours(name: str) -> int | None:
@@ -88,6 +219,19 @@ def own_hours(array: xr.DataArray) -> int | None:
     ends = array[_axis(array)].values
     whole = (np.diff(ends).min() if ends.size > 1 else HOUR * 0) / HOUR
     return named_hours(str(array.name)) or (int(whole) if whole and whole == int(whole) else None)
+
+
+def _beside(data: xr.Dataset, made: Mapping[str, xr.DataArray], lines: list[str]) -> xr.Dataset:
+    """`made`, that have some of the stamps, in `data`: leads that one lacks are NaN, an analysis keeps the common times."""
+    dim = _axis(data)
+    if dim != "time":
+        return noted(data.assign({name: reindexed(array, dim, data[dim].values) for name, array in made.items()}), lines)
+    kept = reduce(np.intersect1d, [array["time"].values for array in made.values()], data["time"].values)
+    lacking = data.sizes["time"] - kept.size
+    if lacking:
+        lines = [*lines, f"time: {lacking} stamps left out, their windows are not whole; kept {kept.size}"]
+        data = data.sel(time=kept)
+    return noted(data.assign({name: array.sel(time=kept) for name, array in made.items()}), lines)
 
 
 def _windows(array: xr.DataArray, hours: int, ends: np.ndarray | None = None) -> xr.DataArray:

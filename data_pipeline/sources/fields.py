@@ -16,7 +16,10 @@ from data_pipeline.sources import axes, layout
 from data_pipeline.units import to_canonical_units
 from data_pipeline.variables import UnknownVariableError, Variable, identify, lookup
 
-_KEPT_ATTRS = ("quantisation_step", "cell_methods")
+_KEPT_ATTRS = ("quantisation_step", "cell_methods", "windows")
+_SINCE_INIT = re.compile(
+    r"(since|from) (the )?(start of (the )?(forecast|run)|forecast start|init|beginning of (the )?(forecast|run))", re.I
+)
 _HEIGHT_NAMES = ("gh", "HGT", "geopotential_height")
 
 
@@ -169,6 +172,8 @@ def _in_units(name: str, array: xr.DataArray, variable: Variable, hints: Hints) 
         shown = f"no units stated, taken as {stated}"
     converted = to_canonical_units(array, variable, str(stated))
     attrs = {"long_name": variable.long_name, "units": variable.units, "source_name": name, **kept}
+    if variable.accumulated and any(_SINCE_INIT.search(str(text)) for text in array.attrs.values()):
+        attrs["accumulation"] = "init"
     if array.attrs.get("GRIB_totalNumber", 0) > 1:
         attrs["ensemble_size"] = int(array.attrs["GRIB_totalNumber"])
     return converted.drop_attrs(deep=False).assign_attrs(attrs), shown

@@ -16,9 +16,11 @@ import xarray as xr
 from data_pipeline import schema
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
+from data_pipeline.sources.accumulation import deaccumulate, totals
 from data_pipeline.sources.fields import Found, Hints, read
 from data_pipeline.sources.grib import open_grib
 from data_pipeline.sources.join import join, noted
+from data_pipeline.variables import lookup
 
 Paths = str | Path | Sequence[str | Path]
 _SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf", ".grib", ".grib1", ".grib2", ".grb", ".grb2", ".zarr")
@@ -33,12 +35,15 @@ def open_files(
     levels: Mapping[str, int] | None = None,
     names: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
+    accumulation: str | None = None,
 ) -> xr.Dataset:
     """Analyses as a lazy dataset (time, [level], latitude, longitude), static fields (latitude, longitude), float32.
 
     paths: a file, a zarr store, a folder, a glob, or a list of these; pattern: of the files of a folder. static: more files whose
     fields have no time. variables: canonical names to take (default: all that are known). levels, names, units: what files do not
-    tell, see `Hints`. Missing values stay NaN; a level that only other variables have is NaN and not in `levels_available`.
+    tell, see `Hints`. accumulation: since when accumulated variables run, see `accumulation.deaccumulate`; asked sums over more
+    hours (`total_precipitation_12hr`) are made from shorter ones. Missing values stay NaN; a level that only other variables have
+    is NaN and not in `levels_available`.
     Raises InputError for files that are missing, cut, on another grid, ambiguous, or lack an asked variable.
     """
     hints = Hints(levels or {}, names or {}, units or {})
@@ -48,8 +53,7 @@ def open_files(
         for found in extra:
             found.fields = [array for array in found.fields if "time" not in array.dims]
         opened += extra
-    data = _assemble(opened, variables)
-    return _checked(data, "analysis")
+    return as_analysis(opened, variables=variables, accumulation=accumulation)
 
 
 def open_ensemble(
@@ -60,6 +64,7 @@ def open_ensemble(
     levels: Mapping[str, int] | None = None,
     names: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
+    accumulation: str | None = None,
 ) -> xr.Dataset:
     """Forecasts as a lazy dataset (time, prediction_timedelta, number, [level], latitude, longitude) with `valid_time`.
 
@@ -69,15 +74,7 @@ def open_ensemble(
     """
     hints = Hints(levels or {}, names or {}, units or {})
     opened = [found for path in expand(paths, pattern) for found in _read(path, "forecast", hints)]
-    for found in opened:
-        found.fields = [array for array in found.fields if "time" in array.dims]
-    data = _assemble(opened, variables)
-    valid = data["time"].values[:, None] + data["prediction_timedelta"].values[None, :]
-    data = data.assign_coords(valid_time=(("time", "prediction_timedelta"), valid))
-    has_leads = bool((data["prediction_timedelta"].values != np.timedelta64(0)).any())
-    data.attrs["form"] = "forecast" if has_leads else "analysis members"
-    _note_absent_members(data)
-    return _checked(data, "forecast")
+    return as_forecast(opened, variables=variables, accumulation=accumulation)
 
 
 def open_static(paths: Paths) -> xr.Dataset:
@@ -91,6 +88,28 @@ def open_static(paths: Paths) -> xr.Dataset:
         raise InputError(f"{paths}: no static field of the table, such as land_sea_mask, was found")
     data = join(fields, [])
     return data.assign_coords(Grid.of(data).coords())
+
+
+def as_analysis(
+    opened: Sequence[Found], *, variables: Sequence[str] | None = None, accumulation: str | None = None
+) -> xr.Dataset:
+    """Fields that `fields.read` found as one analysis; arguments, result and errors as of `open_files`."""
+    return _checked(_assemble(opened, variables, accumulation), "analysis")
+
+
+def as_forecast(
+    opened: Sequence[Found], *, variables: Sequence[str] | None = None, accumulation: str | None = None
+) -> xr.Dataset:
+    """Fields that `fields.read` found as one forecast; arguments, result and errors as of `open_ensemble`."""
+    for found in opened:
+        found.fields = [array for array in found.fields if "time" in array.dims]
+    data = _assemble(opened, variables, accumulation)
+    valid = data["time"].values[:, None] + data["prediction_timedelta"].values[None, :]
+    data = data.assign_coords(valid_time=(("time", "prediction_timedelta"), valid))
+    has_leads = bool((data["prediction_timedelta"].values != np.timedelta64(0)).any())
+    data.attrs["form"] = "forecast" if has_leads else "analysis members"
+    _note_absent_members(data)
+    return _checked(data, "forecast")
 
 
 def expand(paths: Paths, pattern: str | None = None) -> list[Path]:
@@ -144,28 +163,34 @@ def _is_zarr(path: Path) -> bool:
     return path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata"))
 
 
-def _assemble(opened: Sequence[Found], variables: Sequence[str] | None) -> xr.Dataset:
+def _assemble(opened: Sequence[Found], variables: Sequence[str] | None, accumulation: str | None) -> xr.Dataset:
     fields = [array for found in opened for array in found.fields]
     left_out = {name: reason for found in opened for name, reason in found.left_out.items()}
+    there = {str(array.name): array for array in fields}
     if variables is not None:
-        _check_asked(variables, fields, left_out)
-        fields = [array for array in fields if array.name in variables]
+        wanted = {name for name in there if name in variables or _is_part(name, variables)}
+        fields = [array for array in fields if array.name in wanted]
     log = list(dict.fromkeys(line for found in opened for line in found.log))
     if not fields:
-        raise InputError("no field of the table was found" + _reasons(left_out))
+        asked = f"{', '.join(variables)} not in the source; found {', '.join(sorted(there)) or 'none'}" if variables else ""
+        raise InputError((asked or "no field of the table was found") + _reasons(left_out))
     data = join(fields, log)
-    log += [f"{name}: left out, {reason}" for name, reason in left_out.items()]
-    data.attrs["mapping"] = json.dumps(log)
-    return data
-
-
-def _check_asked(variables: Sequence[str], fields: Sequence[xr.DataArray], left_out: Mapping[str, str]) -> None:
-    found = {str(array.name) for array in fields}
-    missing = [name for name in variables if name not in found]
+    data.attrs["mapping"] = json.dumps(log + [f"{name}: left out, {reason}" for name, reason in left_out.items()])
+    data = deaccumulate(data, accumulation=accumulation)
+    if variables is None:
+        return data
+    data = totals(data, variables)
+    missing = [name for name in variables if name not in data]
     if missing:
-        raise InputError(
-            f"{', '.join(missing)} not in the source; found {', '.join(sorted(found)) or 'none'}" + _reasons(left_out)
-        )
+        found = sorted({*there, *map(str, data.data_vars)})
+        raise InputError(f"{', '.join(missing)} not in the source; found {', '.join(found)}" + _reasons(left_out))
+    return data[[name for name in data.data_vars if name in variables]]
+
+
+def _is_part(name: str, variables: Sequence[str]) -> bool:
+    """Whether an accumulated field may be what an asked one over other hours is made from."""
+    entry = lookup(name)
+    return entry is not None and entry.accumulated and any(lookup(asked) is entry for asked in variables)
 
 
 def _note_absent_members(data: xr.Dataset) -> None:

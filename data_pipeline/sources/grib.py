@@ -34,6 +34,7 @@ class Header:
     group: tuple[Any, ...]  # messages of one group form one hypercube
     place: tuple[Any, ...]  # of the message in it, by _CUBE
     name: str
+    window: tuple[int, int] | None  # hours of the run over which it is accumulated, or the mean or extreme of
 
 
 class Messages(Mapping[FieldId, Any]):
@@ -120,12 +121,15 @@ def _header(path: Path, field_id: FieldId, message: Any) -> Header:
     apart = key("level") if level_type != "isobaricInhPa" else None
     group = (key("paramId"), level_type, apart, key("dataType"), key("stepType"), key("md5GridSection"))
     place = tuple(key("endStep" if part == "step" else part) for part in _CUBE)
-    return Header(field_id, group, place, name)
+    window = (key("startStep"), key("endStep")) if key("stepType") != "instant" else None
+    known = window is not None and all(isinstance(step, int) for step in window) and key("stepUnits") == 1
+    return Header(field_id, group, place, name, window if known else None)
 
 
 def _open_group(path: Path, headers: list[Header]) -> xr.Dataset:
     _check_block(path, headers)
     messages = Messages(str(path), [header.id for header in headers])
+    windows = sorted({header.window for header in headers if header.window is not None})
     data: xr.Dataset = xr.open_dataset(
         messages,  # type: ignore[arg-type]
         engine="cfgrib", chunks=None, cache=False, decode_timedelta=False, backend_kwargs={"errors": "raise"},
@@ -136,11 +140,20 @@ def _open_group(path: Path, headers: list[Header]) -> xr.Dataset:
             raise InputError(
                 f"{path}: {name} opens with {fields} fields, the file has {len(headers)}; split the file by parameter"
             )
+        if windows:
+            array.attrs["windows"] = windows
     return data
 
 
 def _check_block(path: Path, headers: list[Header]) -> None:
     name, places = headers[0].name, {header.place for header in headers}
+    windows: dict[tuple[Any, ...], set[tuple[int, int]]] = defaultdict(set)
+    for header in headers:
+        windows[header.place] |= {header.window} if header.window else set()
+    several = next((sorted(found) for found in windows.values() if len(found) > 1), [])
+    if several:
+        shown = ", ".join(f"{start}-{end} h" for start, end in several)
+        raise InputError(f"{path}: {name} is there over {shown}, of which one is wanted; take the others out")
     if len(places) < len(headers):
         raise InputError(f"{path}: {name} has {len(headers) - len(places)} fields twice; remove the repeated messages")
     axes = [sorted({place[i] for place in places}, key=str) for i in range(len(_CUBE))]

@@ -56,13 +56,14 @@ def _extent(axis: np.ndarray) -> str:
 def _joined(name: str, pieces: list[xr.DataArray]) -> xr.DataArray:
     if "time" not in pieces[0].dims:  # static: any file will do
         return pieces[0]
+    windows = sorted({tuple(pair) for piece in pieces for pair in piece.attrs.get("windows", [])})
     pieces = [piece.assign_coords({axis: pieces[0][axis] for axis in AXES}) for piece in pieces]
     for dim in JOINED:
         if dim in pieces[0].dims and len(pieces) > 1:
             pieces = [_concatenated(name, group, dim) for group in _alike(pieces, dim)]
     if len(pieces) > 1:
         raise InputError(f"{name}: its {len(pieces)} pieces do not fill a block; {_first_misfit(pieces)}")
-    return pieces[0]
+    return pieces[0].assign_attrs(windows=windows) if windows else pieces[0]
 
 
 def _alike(pieces: list[xr.DataArray], dim: str) -> list[list[xr.DataArray]]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel, validate
-from data_pipeline.sources.accumulation import accumulate, totals
+from data_pipeline.sources.accumulation import accumulate, deaccumulate, totals
 from tests.toys import UNITS
 
 GRID = Grid.named("8x4")
@@ -164,3 +164,146 @@ def test_one_array_keeps_all_its_stamps() -> None:
         accumulate(forecast([6, 12])[TP], 9)
     with pytest.raises(InputError, match="not accumulated"):
         accumulate(hourly(6).rename({TP: "2m_temperature"})["2m_temperature"], 6)
+
+
+# --- values that run from a common start
+
+
+def as_bucket(steps: np.ndarray, hours: list[int], length: int | None) -> np.ndarray:
+    """Sums along axis 1 since the last full `length` hours (None: since the initialisation) from those of each step."""
+    out = np.empty_like(steps)
+    for i, hour in enumerate(hours):
+        start = 0 if length is None else (hour - 1) // length * length
+        out[:, i] = sum(steps[:, j] for j in range(i + 1) if hours[j] > start)
+    return out
+
+
+@pytest.mark.parametrize(("rule", "length"), [("init", None), ("bucket:6h", 6), ("bucket:12h", 12), ("step", 3)])
+@pytest.mark.parametrize("lazily", [False, True])
+def test_every_rule_gives_the_steps_back(rule: str, length: int | None, lazily: bool) -> None:
+    hours = list(range(3, 37, 3))
+    steps = np.random.default_rng(2).gamma(0.5, 1e-3, (2, len(hours), 3, *GRID.shape))
+    data = forecast(hours, as_bucket(steps, hours, length))
+    found = deaccumulate(data.chunk(prediction_timedelta=1) if lazily else data, accumulation=rule)
+    validate(found, "forecast")
+    name = TP if rule == "step" else f"{TP}_3hr"
+    assert list(found.data_vars) == [name]
+    assert (found[name].chunks is not None) == lazily
+    np.testing.assert_allclose(found[name].values, steps, rtol=1e-4, atol=1e-8)
+    assert repr(rule) in mapping(found)
+
+
+def test_steps_that_grow_give_a_variable_each() -> None:
+    hours = [0, 3, 6, 9, 12, 18, 24]
+    run = np.linspace(0, 0.024, 25)[hours]
+    data = forecast(hours, run[None, :, None, None, None] * np.ones((2, 7, 3, *GRID.shape)))
+    found = deaccumulate(data, accumulation="init")
+    assert sorted(map(str, found.data_vars)) == [f"{TP}_3hr", f"{TP}_6hr"]
+    three, six = found[f"{TP}_3hr"], found[f"{TP}_6hr"]
+    assert three.attrs["hours_available"] == [3, 6, 9, 12]
+    assert six.attrs["hours_available"] == [6, 9, 12, 18, 24]
+    np.testing.assert_allclose(three.sel(prediction_timedelta=three["prediction_timedelta"][1:5]), 0.003, rtol=1e-5)
+    np.testing.assert_allclose(six.isel(prediction_timedelta=slice(2, None)), 0.006, rtol=1e-5)
+    day = totals(found, [f"{TP}_24hr"])[f"{TP}_24hr"]
+    np.testing.assert_allclose(day.isel(prediction_timedelta=-1), 0.024, rtol=1e-5)
+
+
+def test_the_first_lead_is_there_only_if_it_is_one_step_long() -> None:
+    found = deaccumulate(forecast([72, 78, 84], np.ones((2, 3, 3, *GRID.shape))), accumulation="init")
+    assert found[f"{TP}_6hr"].attrs["hours_available"] == [78, 84]
+    single = deaccumulate(forecast([24]), accumulation="init")
+    np.testing.assert_array_equal(single[f"{TP}_24hr"].values, forecast([24])[TP].values)
+
+
+def test_small_falls_are_packing_and_larger_ones_an_error() -> None:
+    run = np.array([0.010, 0.010 - 5e-5, 0.012])[None, :, None, None, None] * np.ones((2, 3, 3, *GRID.shape))
+    found = deaccumulate(forecast([6, 12, 18], run).chunk(), accumulation="init")
+    assert (found[f"{TP}_6hr"].isel(prediction_timedelta=1).values == 0).all()
+    assert "negatives to -0.0001 m (packing) become 0" in mapping(found)
+    steps = deaccumulate(forecast([6, 12, 18], run[:, ::-1]).chunk(), accumulation="init")
+    with pytest.raises(InputError, match=r"total_precipitation falls by 0.00205.* it is not accumulated as said"):
+        steps.compute()
+
+
+def test_net_radiation_may_fall() -> None:
+    name = "surface_net_thermal_radiation"
+    run = np.array([-1e5, -3e5])[None, :, None, None, None] * np.ones((2, 2, 3, *GRID.shape))
+    found = deaccumulate(forecast([3, 6], run, name), accumulation="init")
+    np.testing.assert_allclose(found[f"{name}_3hr"].isel(prediction_timedelta=1), -2e5)
+
+
+def test_what_is_no_sum_or_has_its_hours_is_left_alone() -> None:
+    data = forecast([6, 12], name=f"{TP}_6hr").assign(forecast([6, 12], name="2m_temperature"))
+    found = deaccumulate(data, accumulation="init")
+    xr.testing.assert_identical(found.drop_attrs(deep=False), data.drop_attrs(deep=False))
+
+
+def test_a_day_of_era5_land_runs_from_00_and_ends_at_00() -> None:
+    plain = hourly(72)  # 01 UTC of the first day to 00 UTC of the fourth
+    hours = plain[TP].values.reshape(3, 24, *GRID.shape)
+    data = plain.copy(data={TP: hours.cumsum(axis=1).reshape(72, *GRID.shape)})
+    found = deaccumulate(data, accumulation="day")
+    np.testing.assert_allclose(found[f"{TP}_1hr"].values, plain[TP].values, atol=1e-8)
+    midnights = deaccumulate(data.isel(time=slice(23, None, 24)), accumulation="day")
+    np.testing.assert_allclose(midnights[TP].values, hours.sum(axis=1), rtol=1e-5)  # the step is the day
+    np.testing.assert_array_equal(totals(midnights, [f"{TP}_24hr"])[f"{TP}_24hr"].values, midnights[TP].values)
+
+
+def test_an_hour_after_a_hole_is_lost_and_said() -> None:
+    data = hourly(48)
+    data = data.copy(data={TP: data[TP].values.reshape(2, 24, *GRID.shape).cumsum(axis=1).reshape(48, *GRID.shape)})
+    found = deaccumulate(data.isel(time=[i for i in range(48) if i not in (5, 23)]), accumulation="day")
+    lost = {5, 6, 23}  # 01 UTC, after the hole of 00, starts anew
+    np.testing.assert_array_equal(found["time"].values, data["time"].values[[i for i in range(48) if i not in lost]])
+    assert "time: 1 stamps left out" in mapping(found)
+
+
+def test_nothing_stated_is_taken_as_the_step_and_said() -> None:
+    found = deaccumulate(forecast([6, 12]))
+    assert list(found.data_vars) == [TP]
+    assert "nothing tells what it is accumulated over, taken as the step (source option accumulation)" in mapping(found)
+
+
+@pytest.mark.parametrize(
+    ("data", "rule", "message"),
+    [
+        (forecast([6, 12]), "day", '\'day\' of a forecast: the source option accumulation may be "init", "step"'),
+        (hourly(6), "init", '\'init\' of an analysis: the source option accumulation may be "step", "day"'),
+        (hourly(6), "bucket:0h", "'bucket:0h'"),
+        (hourly(6), "sometimes", "'sometimes'"),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_refused(data: xr.Dataset, rule: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        deaccumulate(data, accumulation=rule)
+
+
+# --- what files state
+
+
+@pytest.mark.parametrize(
+    ("windows", "names"),
+    [
+        ([(0, 3), (0, 6), (0, 9), (0, 12)], {f"{TP}_3hr"}),
+        ([(0, 3), (0, 6), (6, 9), (6, 12)], {f"{TP}_3hr"}),
+        ([(0, 3), (3, 6), (6, 9), (9, 12)], {TP}),
+        ([(2, 3), (5, 6), (8, 9), (11, 12)], {f"{TP}_1hr"}),
+    ],
+)
+def test_the_windows_of_messages_decide(windows: list[tuple[int, int]], names: set[str]) -> None:
+    data = forecast([3, 6, 9, 12], np.cumsum(np.ones((2, 4, 3, *GRID.shape)), axis=1))
+    data[TP].attrs["windows"] = windows
+    found = deaccumulate(data)
+    assert set(map(str, found.data_vars)) == names
+    assert "accumulated as its messages state" in mapping(found)
+    assert "windows" not in found[names.pop()].attrs
+    if windows[-1][0] != 0:
+        with pytest.raises(InputError, match=r"'init', but its messages state others: at . h over"):
+            deaccumulate(data, accumulation="init")
+
+
+def test_windows_of_other_lengths_are_no_analysis() -> None:
+    data = rain(pd.date_range("2020-01-01", periods=4, freq="6h"))
+    data[TP].attrs["windows"] = [(0, 6), (0, 12)]
+    with pytest.raises(InputError, match="accumulated over 6 h, 12 h at stamps of one analysis"):
+        deaccumulate(data)

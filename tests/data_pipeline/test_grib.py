@@ -134,6 +134,40 @@ def test_accumulations_kept_as_forecasts_are_unfolded(write: Callable[..., Path]
         np.testing.assert_allclose(opened.sel(time=stamp).values, depth[run], rtol=1e-5)
 
 
+RAIN = {"paramId": 228228, "typeOfLevel": "surface", "level": 0, "stepType": "accum"}
+DEPTH = np.abs(field(7)) / 280  # kg m-2 an hour
+
+
+@pytest.mark.parametrize("starts", [(0, 0, 0, 0), (0, 0, 6, 6), (0, 3, 6, 9)])  # as IFS, as GEFS, over the step
+@pytest.mark.parametrize("files", [1, 4])
+def test_forecast_rain_is_over_the_step_however_its_messages_count(
+    write: Callable[..., Path], tmp_path: Path, starts: tuple[int, ...], files: int
+) -> None:
+    ends = (3, 6, 9, 12)
+    packed = [message(DEPTH * (end - start), **RAIN, stepRange=f"{start}-{end}") for start, end in zip(starts, ends, strict=True)]
+    for i in range(files):
+        write(*packed[i::files], name=f"{i}.grib")
+    opened = open_ensemble(tmp_path)
+    name = "total_precipitation" if starts == (0, 3, 6, 9) else "total_precipitation_3hr"
+    assert list(opened.data_vars) == [name]
+    np.testing.assert_allclose(opened[name].values[0, :, 0], np.broadcast_to(3e-3 * DEPTH, (4, *GRID.shape)), atol=1e-6)
+    twelve = open_ensemble(tmp_path, variables=["total_precipitation_12hr"])["total_precipitation_12hr"]
+    np.testing.assert_allclose(twelve.values[0, 3, 0], 12e-3 * DEPTH, atol=1e-6)
+    assert twelve.attrs["hours_available"] == [12]
+
+
+def test_rain_over_two_windows_at_one_stamp_is_refused(write: Callable[..., Path]) -> None:
+    path = write(message(DEPTH, **RAIN, stepRange="0-12"), message(DEPTH, **RAIN, stepRange="6-12"))
+    with pytest.raises(InputError, match=r"tp is there over 0-12 h, 6-12 h, of which one is wanted"):
+        open_ensemble(path)
+
+
+def test_accumulations_since_the_start_of_each_run_are_no_analysis(write: Callable[..., Path]) -> None:
+    path = write(message(DEPTH, **RAIN, stepRange="0-6"), message(DEPTH * 2, **RAIN, stepRange="0-12"))
+    with pytest.raises(InputError, match="total_precipitation is accumulated over 6 h, 12 h at stamps of one analysis"):
+        open_files(path)
+
+
 def test_instant_forecasts_are_not_an_analysis(write: Callable[..., Path]) -> None:
     path = write(level_message(1, step=6), level_message(2, step=12))
     with pytest.raises(InputError, match="2 lead times along 'step': these are forecasts"):
