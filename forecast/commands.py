@@ -1,4 +1,4 @@
-"""`plumecast forecast`, `plumecast baseline`, `plumecast demo`."""
+"""`plumecast live`, `plumecast forecast`, `plumecast baseline`, `plumecast demo`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,50 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Mount the commands of this package."""
+    app.command()(live)
     app.command()(forecast)
     app.command()(baseline)
     app.command()(demo)
+
+
+def live(
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="checkpoint; the shipped one of the simulated planet unless given")
+    ] = None,
+    init: Annotated[str, typer.Option(help="latest, or a cycle, as 2026-11-26T00")] = "latest",
+    out: Annotated[Path | None, typer.Option(help="analysis store; runs/live/<cycle>/analysis.zarr unless given")] = None,
+    static: Annotated[
+        Path | None, typer.Option(help="file or store whose orography and land-sea mask to take, not ECMWF's")
+    ] = None,
+    source: Annotated[str, typer.Option(help="ecmwf, aws, google, azure, or the URL of a copy")] = "ecmwf",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="find the cycle, list its fields and stop")] = False,
+) -> None:
+    """Fetch the input frames of a checkpoint from ECMWF's open data, ready for `plumecast forecast`.
+
+    Example: plumecast live --checkpoint runs/mine/checkpoint.safetensors --init latest
+
+    Needs the extra `live`. A cycle that is not whole yet leaves with code 3. Precipitation comes from the short forecast before
+    each frame. A killed run continues with the same command; a finished one is left alone.
+    """
+    import models
+    from data_pipeline.sources.ecmwf_live import write_cycle
+    from data_pipeline.sources.ecmwf_server import Server
+    from data_pipeline.store import open_store
+    from forecast.live import choose_init, listed, wanted_by
+
+    spec = models.load(checkpoint or models.shipped()).spec
+    wanted, server = wanted_by(spec, static), Server(source, report=typer.echo)
+    cycle = choose_init(init, spec, wanted, server)
+    target = out or Path("runs/live") / f"{cycle:%Y%m%d%H}" / "analysis.zarr"
+    if dry_run:
+        typer.echo("\n".join([*listed(wanted, cycle, server), f"{target}: nothing was written (--dry-run)"]))
+        return
+    write_cycle(target, cycle, wanted, server=server)
+    chosen = f" --checkpoint {checkpoint}" if checkpoint else ""
+    typer.echo(
+        f"{target}: {open_store(target).attrs['attribution']}\n"
+        f"next: plumecast forecast {target}{chosen} --init {cycle:%Y-%m-%dT%H}"
+    )
 
 
 def forecast(
