@@ -1,16 +1,19 @@
-"""Durable files: what is written stays written after a kill or a power cut, and one writer at a time."""
+"""Durable files: what is written stays written after a kill or a power cut, and one writer, or one a part, at a time."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import hashlib
 import json
 import math
 import os
 import socket
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,11 +44,26 @@ def sync_files(files: Iterable[Path], root: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Replace a JSON file atomically and durably: a reader sees the old content or the new one, never a piece."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary = _temporary(path)
     temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     sync(temporary)
     temporary.replace(path)
     sync(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file atomically, but not yet durably, see `sync_files`. Under another name the old content stays."""
+    temporary = _temporary(path)
+    try:
+        temporary.write_bytes(content)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
 
 
 def sha256(path: Path) -> str:
@@ -70,33 +88,40 @@ def plain(value: Any) -> Any:
 
 
 class Lock:
-    """An exclusive lock on a file, held by this process until `release`; the kernel drops it when the process dies.
+    """A lock on a file, held by this process until `release`; the kernel drops it when the process dies.
 
-    The file names the holder for the message only. Raises InputError if another writer is alive.
+    mode: "sole", no other holder; "shared", any number of holders that all share; "wait", sole, once the others have gone. The
+    file names a sole holder for the message only. Raises InputError if another process is in the way; with "wait", which makes no
+    folder, FileNotFoundError if the folder has gone.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, mode: Literal["sole", "shared", "wait"] = "sole") -> None:
+        self.path, self.mode = path, mode
         while True:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if mode != "wait":
+                path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._file = path.open("a+")
             except FileNotFoundError:  # the folder was published and removed in between
+                if mode == "wait":
+                    raise
                 continue
             self._acquire()
             if self._is_current():
                 break
             self._file.close()
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self._file.flush()
+        if mode != "shared":
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            self._file.flush()
 
     def release(self) -> None:
         self._file.close()
 
     def _acquire(self) -> None:
+        flags = {"sole": fcntl.LOCK_EX | fcntl.LOCK_NB, "shared": fcntl.LOCK_SH | fcntl.LOCK_NB, "wait": fcntl.LOCK_EX}
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, flags[self.mode])
         except BlockingIOError:
             self._file.seek(0)
             holder = self._file.read() or "another process"
@@ -111,3 +136,26 @@ class Lock:
             return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except FileNotFoundError:
             return False
+
+
+def holder(path: Path) -> str | None:
+    """Who holds the sole lock on this file, as `Lock` wrote it; None if nobody does."""
+    try:
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read() or "another process"
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two folders of one filesystem change names, atomically. Raises OSError where the system cannot."""
+    at_folder, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, "this system cannot exchange two folders")
+    if rename(at_folder, os.fsencode(one), at_folder, os.fsencode(other), flag) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(one))

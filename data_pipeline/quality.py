@@ -17,11 +17,11 @@ import xarray as xr
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
+from data_pipeline.moments import MEASURES, measure, row_weights
 from data_pipeline.schema import Channel, channels_of, select
-from data_pipeline.variables import lookup
+from data_pipeline.variables import Variable, lookup
 
 Severity = Literal["error", "note"]
-_MEASURES = ("minimum", "maximum", "total", "weight", "finite")
 SHOWN = 3  # stamps that a finding names
 
 
@@ -73,14 +73,42 @@ def check(
     changes is normal for sea, ice and soil), values outside the physical range of the table, fields without any variation.
     """
     wanted = channels_of(data) if channels is None else [Channel.parse(c) if isinstance(c, str) else c for c in channels]
-    report = Report()
-    if "time" in data.coords:
-        report.findings += check_stamps(pd.DatetimeIndex(data["time"].values), step=step, gaps=gaps)
-    measured = _measure(data, wanted)
-    for channel in wanted:
-        report.findings += _judge(channel, measured[channel])
-    report.table = _table(wanted, measured)
+    findings = check_stamps(pd.DatetimeIndex(data["time"].values), step=step, gaps=gaps) if "time" in data.coords else []
+    report = judge(measured(data, wanted))
+    report.findings[:0] = findings
     return report
+
+
+def judge(measures: Mapping[Channel, xr.DataArray]) -> Report:
+    """What `check` makes of the measures of each channel: (time, ..., measure), see `measured`."""
+    report = Report(table=_table(measures))
+    for channel, values in measures.items():
+        report.findings += _judge(channel, values)
+    return report
+
+
+def measured(data: xr.Dataset, channels: Sequence[Channel]) -> dict[Channel, xr.DataArray]:
+    """(time, ..., measure) of each channel, float64: `moments.MEASURES`; each field is read once. attrs: points of a field."""
+    weights = row_weights(Grid.of(data))
+    lazy = {}
+    for channel in channels:
+        array = select(data, channel)
+        if array.chunks is not None:
+            array = array.chunk(latitude=-1, longitude=-1)
+        lazy[channel] = xr.apply_ufunc(
+            measure, array, kwargs={"weights": weights}, input_core_dims=[["latitude", "longitude"]],
+            output_core_dims=[["measure"]], dask="parallelized", output_dtypes=[np.float64],
+            dask_gufunc_kwargs={"output_sizes": {"measure": len(MEASURES)}},
+        )  # fmt: skip
+    computed = dask.compute(lazy)[0]
+    return {
+        channel: label_measures(array, data.sizes["latitude"] * data.sizes["longitude"]) for channel, array in computed.items()
+    }
+
+
+def label_measures(array: xr.DataArray, points: int) -> xr.DataArray:
+    """Measures with their names, and the number of points of a field."""
+    return array.assign_coords(measure=list(MEASURES)).assign_attrs(points=points)
 
 
 def check_stamps(
@@ -148,45 +176,12 @@ def _plain(value: Any) -> Any:
     return float(value) if np.isfinite(value) else None
 
 
-def _measure(data: xr.Dataset, channels: Sequence[Channel]) -> dict[Channel, xr.DataArray]:
-    """(time, measure) a channel, in float64: minimum, maximum, weighted total, its weight, number of finite values and of all."""
-    weights = xr.DataArray(Grid.of(data).area_weights, dims=("latitude", "longitude"))
-    lazy = {}
-    for channel in channels:
-        array = select(data, channel)
-        if array.chunks is not None:
-            array = array.chunk(latitude=-1, longitude=-1)
-        lazy[channel] = xr.apply_ufunc(
-            _reduced, array, weights, input_core_dims=[["latitude", "longitude"]] * 2, output_core_dims=[["measure"]],
-            dask="parallelized", output_dtypes=[np.float64], dask_gufunc_kwargs={"output_sizes": {"measure": len(_MEASURES)}},
-            join="override",
-        )  # fmt: skip
-    computed = dask.compute(lazy)[0]
-    size = weights.size
-    return {
-        channel: array.assign_coords(measure=list(_MEASURES)).assign_attrs(points=size) for channel, array in computed.items()
-    }
-
-
-def _reduced(block: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    valid = np.isfinite(block)
-    values = np.where(valid, block, 0.0).astype(np.float64)
-    return np.stack(
-        [
-            np.where(valid, block, np.inf).min(axis=(-2, -1)),
-            np.where(valid, block, -np.inf).max(axis=(-2, -1)),
-            (values * weights).sum(axis=(-2, -1)),
-            (valid * weights).sum(axis=(-2, -1)),
-            valid.sum(axis=(-2, -1)),
-        ],
-        axis=-1,
-    )
-
-
 def _judge(channel: Channel, measured: xr.DataArray) -> list[Finding]:
     """Findings about the values of one channel."""
     variable = lookup(channel.name)
     label, points = channel.label, measured.attrs["points"]
+    if _is_clean(variable, measured.values, points):
+        return []
     other = [dim for dim in measured.dims if dim not in ("time", "measure")]
     finite = measured.sel(measure="finite").mean(other) / points
     if not (finite > 0).any():
@@ -218,23 +213,30 @@ def _judge(channel: Channel, measured: xr.DataArray) -> list[Finding]:
     return findings
 
 
-def _table(channels: Sequence[Channel], measured: dict[Channel, xr.DataArray]) -> pd.DataFrame:
+def _is_clean(variable: Variable | None, measures: np.ndarray, points: int) -> bool:
+    """True if nothing can be found: the usual case, decided without labels."""
+    low, high, finite = (measures[..., MEASURES.index(name)] for name in ("minimum", "maximum", "finite"))
+    bottom, top = (-np.inf, np.inf) if variable is None else variable.valid_range
+    varies = (low < high).all() if variable is None or not variable.non_negative else low.min() < high.max()
+    return bool((finite == points).all() and low.min() >= bottom and high.max() <= top and varies)
+
+
+def _table(measures: Mapping[Channel, xr.DataArray]) -> pd.DataFrame:
     rows = []
-    for channel in channels:
-        values = measured[channel]
-        variable = lookup(channel.name)
-        weight = float(values.sel(measure="weight").sum())
-        count = values.sel(measure="finite")
+    for channel, values in measures.items():
+        variable, points = lookup(channel.name), values.attrs["points"]
+        columns = {name: values.values[..., i] for i, name in enumerate(MEASURES)}
+        share, fields = float(columns["weight"].sum()), columns["finite"].size
         rows.append(
             {
                 "channel": channel.label,
                 "units": variable.units if variable else "",
-                "minimum": float(values.sel(measure="minimum").min()) if weight else float("nan"),
-                "mean": float(values.sel(measure="total").sum()) / weight if weight else float("nan"),
-                "maximum": float(values.sel(measure="maximum").max()) if weight else float("nan"),
-                "finite": float(count.mean()) / values.attrs["points"],
-                "values": count.size * values.attrs["points"],
-                "weight": weight,
+                "minimum": float(columns["minimum"].min()) if share else float("nan"),
+                "mean": float(columns["total"].sum()) / share if share else float("nan"),
+                "maximum": float(columns["maximum"].max()) if share else float("nan"),
+                "finite": float(columns["finite"].sum()) / (fields * points),
+                "values": fields * points,
+                "weight": share * points,
             }
         )
     return pd.DataFrame(rows).set_index("channel") if rows else pd.DataFrame()

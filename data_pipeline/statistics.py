@@ -10,13 +10,14 @@ import xarray as xr
 from pydantic import field_validator
 
 from data_pipeline.errors import InputError
-from data_pipeline.grid import Grid
+from data_pipeline.kept import Kept, gather
 from data_pipeline.recipe import Section
-from data_pipeline.schema import Channel, stack
-from data_pipeline.variables import lookup
+from data_pipeline.schema import Channel, select
+from data_pipeline.transform import from_model_space, to_model_space
 
-BLOCK = 256  # time steps held in memory at once
-LOG_SCALE = 1e-3  # metres: log(1 + x / 1 mm)
+__all__ = ["Periods", "compute", "format_period", "from_model_space", "in_period", "to_model_space"]
+
+HOUR = np.timedelta64(1, "h")
 
 
 class Periods(Section):
@@ -52,85 +53,56 @@ def in_period(times: np.ndarray, period: tuple[str, str]) -> np.ndarray:
     return (times >= first) & (times <= last)
 
 
-def to_model_space(values: np.ndarray, channel: Channel) -> np.ndarray:
-    """The variable's transform: log(1 + x / 1 mm) for precipitation (negative packing noise counts as 0), else unchanged."""
-    variable = lookup(channel.name)
-    if variable is not None and variable.transform == "log":
-        return np.log1p(np.maximum(values, 0.0) / LOG_SCALE)
-    return values
+def compute(
+    analysis: xr.Dataset,
+    channels: Sequence[Channel],
+    period: tuple[str, str],
+    *,
+    steps: Sequence[int] = (),
+    kept: Kept | None = None,
+) -> xr.Dataset:
+    """Area-weighted mean, std and tendency std of each channel over `period`, after the variable's transform.
 
-
-def from_model_space(values: np.ndarray, channel: Channel) -> np.ndarray:
-    """The inverse of `to_model_space`; non-negative variables are clipped at 0, member by member."""
-    variable = lookup(channel.name)
-    if variable is None:
-        return values
-    if variable.transform == "log":
-        return np.expm1(np.maximum(values, 0.0)) * LOG_SCALE
-    return np.maximum(values, 0.0) if variable.non_negative else values
-
-
-def compute(analysis: xr.Dataset, channels: Sequence[Channel], period: tuple[str, str]) -> xr.Dataset:
-    """Area-weighted mean, std and one-step tendency std of each channel over `period`, after the variable's transform.
-
-    Returns a Dataset on dim `channel`: `mean`, `std`, `tendency_std` (units of the transformed channel); attrs: `n` time steps.
-    The tendency is between consecutive stamps of the analysis step; pairs across a gap are left out. float64 sums over
-    deviations from a first guess. Raises InputError for a period without data, a channel without variance or with missing values.
+    Returns a Dataset on dim `channel`: `mean`, `std`, `tendency_std` over the analysis step, and `tendency_std_by_step` (step,
+    channel) over that and further `steps` in hours, multiples of it (units of the transformed channel); attrs: `n` time steps.
+    A tendency is between stamps exactly that far apart; pairs with a missing stamp are left out. kept: what the ingest of this
+    very analysis left, see `kept.read_kept`; then only what lies outside whole parts is read. Raises InputError for a period
+    without data, a channel without variance or with missing values, steps that are no multiples.
     """
-    fields = stack(analysis, list(channels)).transpose("time", "channel", "latitude", "longitude")
-    fields = fields.isel(time=np.flatnonzero(in_period(fields["time"].values, period)))
-    if fields.sizes["time"] < 3:
+    for channel in channels:
+        select(analysis, channel)
+    times = analysis["time"].values
+    inside = np.flatnonzero(in_period(times, period))
+    if inside.size < 3:
         raise InputError(
-            f"statistics: {fields.sizes['time']} time steps inside {format_period(period)}; the analysis runs from "
-            f"{analysis['time'].values[0]} to {analysis['time'].values[-1]}"
+            f"statistics: {inside.size} time steps inside {format_period(period)}; the analysis runs from "
+            f"{times[0]} to {times[-1]}"
         )
-    times = fields["time"].values
-    gaps = np.diff(times)
-    consecutive = gaps == gaps.min()
-    weights = Grid.of(analysis).area_weights / Grid.of(analysis).area_weights.sum()
-    sums = np.zeros((4, len(channels)))
-    guess: np.ndarray | None = None
-    last: np.ndarray | None = None
-    for start in range(0, times.size, BLOCK):
-        block = _transformed(fields.isel(time=slice(start, start + BLOCK)).values, channels)
-        if guess is None:
-            guess = np.einsum("tchw,hw->c", block, weights) / len(block)
-        centred = block - guess[:, None, None]
-        sums[0] += np.einsum("tchw,hw->c", centred, weights)
-        sums[1] += np.einsum("tchw,hw->c", centred**2, weights)
-        joined = block if last is None else np.concatenate([last, block])
-        first_pair = start if last is None else start - 1
-        keep = consecutive[first_pair : first_pair + len(joined) - 1]
-        change = np.diff(joined, axis=0)[keep]
-        sums[2] += np.einsum("tchw,hw->c", change, weights)
-        sums[3] += np.einsum("tchw,hw->c", change**2, weights)
-        last = block[-1:]
-    assert guess is not None
-    n, pairs = times.size, int(consecutive.sum())
-    # rounding may leave a channel without variance just below 0; missing values stay NaN
-    std = np.sqrt(np.maximum(sums[1] / n - (sums[0] / n) ** 2, 0.0))
-    tendency_std = np.sqrt(np.maximum(sums[3] / pairs - (sums[2] / pairs) ** 2, 0.0))
-    _refuse_useless(channels, std, tendency_std)
-    labels = [channel.label for channel in channels]
+    first, stop = int(inside[0]), int(inside[-1]) + 1
+    own = float(np.diff(times[first:stop]).min() / HOUR)
+    hours = _multiples(own, steps)
+    found = gather(analysis, channels, (first, stop), hours, kept)
+    std = np.array([moments.fields.std for moments in found])
+    by_step = np.array([[moments.changes[row].std for moments in found] for row in range(len(hours))])
+    _refuse_useless(channels, std, by_step[0])
     return xr.Dataset(
         {
-            "mean": ("channel", guess + sums[0] / n),
+            "mean": ("channel", [moments.fields.mean for moments in found]),
             "std": ("channel", std),
-            "tendency_std": ("channel", tendency_std),
+            "tendency_std": ("channel", by_step[0]),
+            "tendency_std_by_step": (("step", "channel"), by_step, {"long_name": "tendency std over each step"}),
         },
-        coords={"channel": labels},
-        attrs={
-            "period": format_period(period),
-            "n": n,
-            "step_hours": float(gaps.min() / np.timedelta64(1, "h")),
-            "weights": "exact cell area",
-        },
+        coords={"channel": [channel.label for channel in channels], "step": ("step", list(hours), {"units": "hours"})},
+        attrs={"period": format_period(period), "n": stop - first, "step_hours": own, "weights": "exact cell area"},
     )
 
 
-def _transformed(block: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
-    columns = [to_model_space(block[:, i].astype(np.float64), channel) for i, channel in enumerate(channels)]
-    return np.stack(columns, axis=1)
+def _multiples(own: float, steps: Sequence[int]) -> tuple[int, ...]:
+    """The analysis step and the further steps, in hours."""
+    wrong = [step for step in steps if step % own]
+    if wrong or own != int(own):
+        raise InputError(f"statistics: steps of {wrong or [own]} h are no whole multiples of the analysis step, {own:g} h")
+    return (int(own), *sorted({int(step) for step in steps} - {int(own)}))
 
 
 def _refuse_useless(channels: Sequence[Channel], std: np.ndarray, tendency_std: np.ndarray) -> None:

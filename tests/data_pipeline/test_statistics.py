@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from data_pipeline import kept as keeping
 from data_pipeline import statistics
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
@@ -35,7 +36,7 @@ def brute_force(data: xr.Dataset, channel: Channel, rows: np.ndarray, pairs: np.
 
 @pytest.mark.parametrize("block", [7, 64, 256])
 def test_mean_std_and_tendency_std_are_those_of_brute_force(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "BLOCK", block)
+    monkeypatch.setattr(keeping, "BLOCK", block)
     data = weather(steps=90)
     found = statistics.compute(data, channels_of(data), period(data, 10, 80))
     rows = np.arange(10, 81)
@@ -49,7 +50,7 @@ def test_mean_std_and_tendency_std_are_those_of_brute_force(block: int, monkeypa
 
 @pytest.mark.parametrize("block", [5, 256])
 def test_no_difference_is_taken_across_a_gap(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "BLOCK", block)
+    monkeypatch.setattr(keeping, "BLOCK", block)
     whole = weather(steps=60)
     kept = np.setdiff1d(np.arange(60), [19, 20, 40])
     found = statistics.compute(whole.isel(time=kept), channels_of(whole), period(whole))

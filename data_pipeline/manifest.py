@@ -1,0 +1,60 @@
+"""What a store is recognised by: its manifest when it is published, its plan while it is unfinished."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import InputError
+from data_pipeline.recipe import differences
+
+MANIFEST = "manifest.json"
+
+
+def partial_path(path: str | Path) -> Path:
+    """Where a store is while it is unfinished."""
+    path = Path(path)
+    return path.with_name(path.name + ".partial")
+
+
+def is_store(path: str | Path) -> bool:
+    """True for a store published by `StoreWriter.finish`."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The manifest of a published store: format, plumecast_version, recipe, layout, files {name: [bytes, sha256]}."""
+    content: dict[str, Any] = json.loads((Path(path) / MANIFEST).read_text())
+    return content
+
+
+def read_plan(path: str | Path) -> dict[str, Any] | None:
+    """Recipe, layout and parts of the unfinished store of `path`; None if there is none."""
+    try:
+        content: dict[str, Any] = json.loads((partial_path(path) / "plan.json").read_text())
+    except FileNotFoundError:
+        return None
+    return content
+
+
+def compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], hint: str = "") -> None:
+    """Raise InputError, with the differences, unless both are equal."""
+    lines = list(itertools.islice(differences(old, new), 20))
+    if lines:
+        raise InputError(
+            f"{path} was made by another recipe:\n"
+            + "\n".join(f"  - {line}" for line in lines)
+            + f"\n{hint}write to another place (--out), or remove the old one first"
+        )
+
+
+def version() -> str:
+    """The installed version of plumecast."""
+    try:
+        return metadata.version("plumecast")
+    except metadata.PackageNotFoundError:
+        return "0+source"

@@ -1,0 +1,270 @@
+"""The writers of a store: parts in any order, by threads and by processes side by side, published once by one of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from data_pipeline.chunks import Region, check_box, chunk_keys, dims_of, open_arrays, span, write_box
+from data_pipeline.disk import Lock, exchange, plain, sha256, sync, sync_files, write_json
+from data_pipeline.errors import InputError, PlumecastError
+from data_pipeline.manifest import MANIFEST, is_store, partial_path, read_manifest, read_plan, version
+
+
+class StoreWriter:
+    """A writer of a store; made by `store.create`. A context manager: leaving it drops the lock, not the data.
+
+    parts: every part of the store. done: those safely on the disk. notes: {part: what `complete` was given}, of this process and
+    those seen by `refresh`. finished: True once the store is published; there is then nothing to write. Threads may write
+    different parts; where several processes write, a part is written by the one that could `claim` it.
+    """
+
+    def __init__(self, path: Path, parts: Sequence[str], template: xr.Dataset, lock: Lock | None) -> None:
+        self.path, self.parts, self.finished = path, tuple(parts), lock is None
+        self.notes: dict[str, Any] = {}
+        self._lock = lock
+        self._folder = partial_path(path)
+        self._coords = {str(name): coord.values for name, coord in template.coords.items()}
+        self._pending: dict[str, dict[str, list[Any]]] = {}
+        self._files: dict[str, list[Any]] = {}
+        self._claims: dict[str, Lock] = {}
+        self._arrays = {} if lock is None else open_arrays(self._folder / "store", template)
+        self.refresh()
+
+    @property
+    def done(self) -> set[str]:
+        return set(self.parts) if self.finished else set(self.notes)
+
+    def refresh(self) -> None:
+        """Take note of the parts that other processes have finished, or that all is published."""
+        if self.finished:
+            return
+        for marker in sorted((self._folder / "parts").glob("*.json")):
+            if marker.stem not in self.notes:
+                self._take(marker)
+        if is_store(self.path) and not (self._folder / "parts").is_dir():
+            self.finished = True
+
+    def claim(self, part: str, *, wait: bool = False) -> bool:
+        """Take a part for this process alone, until it is complete, released, or the process dies.
+
+        False if it is done already, or if another process has it; with `wait` such a process is waited for.
+        """
+        self.refresh_part(part)
+        if part in self.done:
+            return False
+        try:
+            lock = Lock(self._claim_file(part), "wait" if wait else "sole")
+        except InputError:
+            return False
+        except FileNotFoundError:  # published meanwhile
+            self.refresh()
+            return False
+        self.refresh_part(part)
+        if part in self.done:
+            lock.release()
+            return False
+        self._claims[part] = lock
+        return True
+
+    def release(self, part: str) -> None:
+        """Let another process take a claimed part that was not completed."""
+        self._pending.pop(part, None)
+        if part in self._claims:
+            self._claims.pop(part).release()
+
+    def refresh_part(self, part: str) -> None:
+        """`refresh` for one part."""
+        marker = self._folder / "parts" / f"{part}.json"
+        if part not in self.notes and not self.finished and marker.exists():
+            self._take(marker)
+
+    def put(self, part: str, data: xr.Dataset, region: Region) -> None:
+        """Write `data` into the box `region` (dim -> slice of positions; dims not named are whole).
+
+        A part may take several boxes, also of some of the variables, none of them shared with another part. Raises InputError if
+        the box cuts through chunks, if a variable is not of this store, or if sizes or coordinates differ from the store's.
+        """
+        self._check(part, data, region)
+        files = self._pending.setdefault(part, {})
+        for key, values in data.data_vars.items():
+            name, array = str(key), self._arrays[str(key)]
+            written = write_box(self._folder / "store" / name, array, region, values.transpose(*dims_of(array)).values)
+            files.update({f"{name}/{key}": entry for key, entry in written.items()})
+
+    def complete(self, part: str, note: Any = None) -> None:
+        """Mark a part done once its chunks are on the disk. `note` (plain data) comes back as `notes[part]` after a restart."""
+        files = self._pending.pop(part, None)
+        if files is None:
+            raise PlumecastError(f"{self.path}: part {part!r} has nothing written to it")
+        self._mark(part, files, note)
+
+    def write(self, part: str, data: xr.Dataset, region: Region, note: Any = None) -> None:
+        """`put` and `complete` in one: the part is this one box, of all variables."""
+        missing = [name for name in self._arrays if name not in data]
+        if missing:
+            raise InputError(
+                f"{self.path}, part {part!r}: variables {missing} are missing; found {sorted(map(str, data.data_vars))}"
+            )
+        self.put(part, data, region)
+        self.complete(part, note)
+
+    def adopt(self, part: str, store: Path, region: Region, note: Any) -> None:
+        """Take a part over from a published store with the same chunks, byte by byte, as other names of the same files."""
+        known = read_manifest(store)["files"]
+        root, files = self._folder / "store", {}
+        for name, array in self._arrays.items():
+            for key in chunk_keys(array, region):
+                file = f"{name}/{key}"
+                if file not in known or (store / file).stat().st_size != known[file][0]:
+                    raise InputError(f"{store}: {file} is missing or damaged; see plumecast data check {store}")
+                files[file] = known[file]
+                _link(store / file, root / file)
+        self._mark(part, files, note)
+
+    def finish(self, attrs: Mapping[str, Any] | None = None, beside: Mapping[str, Any] | None = None) -> Path:
+        """Publish the store with these further attributes, and JSON files {name: content} in it; returns its path.
+
+        Done once, whoever calls it, and nothing if it is published already. Raises PlumecastError if parts are missing.
+        """
+        self.refresh()
+        if self.finished:
+            return self.path
+        missing = [part for part in self.parts if part not in self.notes]
+        if missing:
+            raise PlumecastError(f"{self.path}: {len(missing)} of {len(self.parts)} parts not written, first {missing[0]}")
+        try:
+            publishing = Lock(self._folder / "publishing", "wait")
+        except FileNotFoundError:
+            return self._published_by_another()
+        try:
+            if not (self._folder / "store").is_dir():
+                return self._published_by_another()
+            self._publish(attrs or {}, beside or {})
+        finally:
+            publishing.release()
+        self.finished = True
+        self.close()
+        return self.path
+
+    def close(self) -> None:
+        """Let another writer continue. Whatever was completed stays."""
+        for part in list(self._claims):
+            self.release(part)
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _claim_file(self, part: str) -> Path:
+        return self._folder / "claims" / part
+
+    def _take(self, marker: Path) -> None:
+        try:
+            content = json.loads(marker.read_text())
+        except FileNotFoundError:  # published meanwhile
+            return
+        self._files.update(content["files"])
+        self.notes[content["part"]] = content["note"]
+
+    def _mark(self, part: str, files: dict[str, list[Any]], note: Any) -> None:
+        root = self._folder / "store"
+        sync_files([root / file for file in files], root)
+        write_json(self._folder / "parts" / f"{part}.json", {"part": part, "note": plain(note), "files": files})
+        self._files.update(files)
+        self.notes[part] = plain(note)
+        self.release(part)
+
+    def _publish(self, attrs: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
+        root, plan = self._folder / "store", read_plan(self.path)
+        assert plan is not None
+        (root / MANIFEST).unlink(missing_ok=True)
+        for debris in root.rglob("*.partial"):  # temporary files, left by a kill
+            debris.unlink()
+        for name, content in beside.items():
+            write_json(root / name, plain(content))
+        zarr.open_group(root, mode="r+", use_consolidated=False).attrs.update(plain(attrs))
+        with warnings.catch_warnings():  # every reader we know understands it; zarr warns that the v3 text does not list it yet
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            zarr.consolidate_metadata(root)
+        extends = plan.pop("extends", None)
+        plan.pop("parts")
+        write_json(root / MANIFEST, {"format": 1, "plumecast_version": version(), **plan, "files": self._inventory(root)})
+        sync_files([file for file in root.rglob("*") if file.name == "zarr.json"], root)
+        if extends is None:
+            root.rename(self.path)
+        else:
+            exchange(root, self.path)
+        sync(self.path.parent)
+        shutil.rmtree(self._folder)
+
+    def _published_by_another(self) -> Path:
+        if not is_store(self.path):
+            raise PlumecastError(f"{partial_path(self.path)} has gone while it was written; run the same command again")
+        self.finished = True
+        self.close()
+        return self.path
+
+    def _check(self, part: str, data: xr.Dataset, region: Region) -> None:
+        where = f"{self.path}, part {part!r}"
+        if part not in self.parts:
+            raise InputError(f"{where}: not a part of this store ({self.parts[0]} .. {self.parts[-1]})")
+        foreign = [name for name in data.data_vars if name not in self._arrays]
+        if foreign:
+            raise InputError(f"{where}: {foreign} are not variables of this store; it has {sorted(self._arrays)}")
+        for dim, coord in data.coords.items():
+            if coord.dims != (dim,) or dim not in self._coords:
+                continue
+            expected = self._coords[str(dim)][region.get(str(dim), slice(None))]
+            if not np.array_equal(coord.values, expected):
+                raise InputError(f"{where}: {dim} is {span(coord.values)}, but the box {dict(region)} holds {span(expected)}")
+        for name in data.data_vars:
+            check_box(f"{where}, {name}", self._arrays[str(name)], region, data[name].sizes)
+
+    def _inventory(self, root: Path) -> dict[str, list[Any]]:
+        """{file: [bytes, sha256]}. Raises PlumecastError if a chunk was never written, has gone or changed size."""
+        expected = {f"{name}/{key}" for name, array in self._arrays.items() for key in chunk_keys(array, {})}
+        unwritten = sorted(expected - set(self._files))
+        if unwritten:
+            raise PlumecastError(f"{self.path}: {len(unwritten)} chunks are in no part, first {unwritten[0]}")
+        again = f"remove {self._folder} and start again"
+        found: dict[str, list[Any]] = {}
+        for file in sorted(_files_below(root)):
+            key, size = file[len(str(root)) + 1 :], os.stat(file).st_size  # noqa: PTH116  pathlib is slow on many files
+            known = self._files.get(key)
+            if known is not None and known[0] != size:
+                raise PlumecastError(f"{file} has {size} bytes, {known[0]} were written; {again}")
+            found[key] = known or [size, sha256(Path(file))]
+        gone = sorted(set(self._files) - set(found))
+        if gone:
+            raise PlumecastError(f"{root}: {len(gone)} chunks have gone, first {gone[0]}; {again}")
+        return found
+
+
+def _files_below(root: Path) -> Iterator[str]:
+    for folder, _, names in os.walk(root):
+        yield from (f"{folder}/{name}" for name in names)
+
+
+def _link(old: Path, new: Path) -> None:
+    """Another name for a file, a copy where the filesystem has none; what a kill left is replaced."""
+    new.parent.mkdir(parents=True, exist_ok=True)
+    new.unlink(missing_ok=True)
+    try:
+        new.hardlink_to(old)
+    except OSError:
+        shutil.copyfile(old, new)
