@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import xarray as xr
 
@@ -14,6 +16,7 @@ _SECONDS = {
     **dict.fromkeys(("ns", "nanoseconds"), 1e-9), **dict.fromkeys(("us", "microseconds"), 1e-6),
     **dict.fromkeys(("ms", "milliseconds"), 1e-3),
 }  # fmt: skip
+PRESSURE_UNITS = ("hPa", "mbar", "mb", "millibars", "millibar", "hectopascals", "Pa")
 _ACCUMULATIONS = ("accum", "avg", "max", "min", "diff")  # GRIB stepType
 
 
@@ -76,14 +79,16 @@ def pressure_levels(data: xr.Dataset, source: str, log: list[str]) -> xr.Dataset
     """`level` as integers in hPa, ascending; scalars stay scalars. Raises InputError for anything that is not pressure."""
     level = data["level"]
     units = str(level.attrs.get("units", "")).strip()
-    standard_name = str(level.attrs.get("standard_name", "air_pressure"))
-    if "sigma" in standard_name or "hybrid" in standard_name or source in ("hybrid", "theta"):
-        raise InputError(f"{source} is {standard_name}: model levels; interpolate to pressure levels first")
+    described = " ".join(str(level.attrs[key]) for key in ("standard_name", "long_name") if key in level.attrs)
     values = np.atleast_1d(np.asarray(level.values, dtype=np.float64))
+    counted = not units and values.size > 3 and np.array_equal(values, np.arange(1, values.size + 1))
+    if re.search("hybrid|sigma|model|isentropic|potential_temperature", described, re.IGNORECASE) or counted:
+        what = "1, 2, 3 ... without units" if counted else described
+        raise InputError(f"{source} is {what}: model levels, no pressures; interpolate to pressure levels first")
     if units == "Pa" or (source == "isobaricInPa") or (not units and values.max() > 1100):
         values = values / 100
         log.append(f"{source}: Pa to hPa")
-    elif units not in ("", "hPa", "mbar", "mb", "millibars", "millibar", "1", "hectopascals"):
+    elif units not in ("", "1", *PRESSURE_UNITS):
         raise InputError(f"{source} has units {units!r}; expected pressure in hPa or Pa")
     whole = np.round(values).astype(np.int64)
     if not np.allclose(values, whole, rtol=0, atol=1e-3) or (whole <= 0).any() or whole.max() > 1100:
@@ -114,7 +119,7 @@ def leads(coord: xr.DataArray, source: str) -> np.ndarray:
         return coord.values.astype("timedelta64[ns]")
     units = str(coord.attrs.get("units", "hours" if source in _HOURS_BY_NAME else ""))
     try:
-        seconds = _SECONDS[units.strip().lower()]
+        seconds = _SECONDS[units.strip() if units.strip() == "M" else units.strip().lower()]  # M are months, m minutes
     except KeyError:
         raise InputError(f"{source} holds numbers with units {units!r}; expected hours, minutes, seconds or days") from None
     whole = np.round(np.asarray(coord.values, dtype=np.float64) * seconds).astype("int64")
@@ -176,19 +181,12 @@ def forecast_time(data: xr.Dataset, names: dict[str, str], log: list[str]) -> xr
     Data with stamps but without lead times are members of an analysis: lead 0. A single run without a member dim is one member.
     """
     valid = next((name for name in ("valid", "time") if name in data.dims), None)
+    if "lead" in data.variables and valid is not None and data["lead"].dims == (valid,) and "init" not in data.variables:
+        data = _with_init(data, valid, names)
     if "init" in data.variables and "init" not in data.dims and valid is not None:
-        lead = stamps(data[valid], names[valid]) - stamps(data["init"], names["init"])
-        data = data.drop_vars(["lead", *({"valid", "time"} - {valid})], errors="ignore")
-        data = data.rename({valid: "lead"}).assign_coords(lead=lead).rename(init="time")
-        log.append(f"{names[valid]} - {names['init']} -> prediction_timedelta")
+        data = _from_valid(data, valid, names, log)
     elif "lead" in data.variables:
-        if "init" in data.variables:
-            data = data.drop_vars("time", errors="ignore").rename(init="time")
-        if "time" not in data.variables:
-            raise InputError(
-                f"{names['lead']!r} without an initialisation time; expected one of time, init_time, forecast_reference_time"
-            )
-        data = data.assign_coords(lead=(data["lead"].dims, leads(data["lead"], names["lead"])))
+        data = _from_leads(data, names)
     elif "init" in data.variables:
         raise InputError(f"{names['init']!r} without lead times; expected a dim such as step or lead_time")
     elif valid is None and "time" not in data.variables:
@@ -196,9 +194,70 @@ def forecast_time(data: xr.Dataset, names: dict[str, str], log: list[str]) -> xr
     else:
         data = data.rename(valid="time") if valid == "valid" else data
         data = data.assign_coords(lead=np.timedelta64(0, "ns"))
+        log.append(f"{names.get(valid or 'time', 'time')}: no lead times, so stamps of analyses")
     data = data.assign_coords(time=(data["time"].dims, stamps(data["time"], names.get("init", names.get("time", "time")))))
-    if "number" not in data.coords:
-        log.append("no member dim: one member, number 0")
-        data = data.assign_coords(number=0)
     data = data.drop_vars("valid", errors="ignore").rename(lead="prediction_timedelta")
-    return data.assign_coords(number=data["number"].astype(np.int64))
+    return _numbered(data, names, log)
+
+
+def _with_init(data: xr.Dataset, valid: str, names: dict[str, str]) -> xr.Dataset:
+    """Lead times beside the stamps of one dim: valid times of one run, or nothing that can be told."""
+    begins = stamps(data[valid], names[valid]) - leads(data["lead"], names["lead"])
+    if np.unique(begins).size > 1:
+        raise InputError(
+            f"{names['lead']!r} goes along {names[valid]!r}, which may be valid times or initialisations; name the "
+            "initialisation as forecast_reference_time, or give the leads a dim of their own"
+        )
+    names["init"] = f"{names[valid]} - {names['lead']}"
+    return data.drop_vars("lead").assign_coords(init=begins[0])
+
+
+def _from_valid(data: xr.Dataset, valid: str, names: dict[str, str], log: list[str]) -> xr.Dataset:
+    """Valid times of one run, or of one lead of several."""
+    begins = np.atleast_1d(stamps(data["init"], names["init"]))
+    lead = stamps(data[valid], names[valid]) - begins
+    data = data.drop_vars(["init", "lead", *({"valid", "time"} - {valid})], errors="ignore")
+    log.append(f"{names[valid]} - {names['init']} -> prediction_timedelta")
+    if np.unique(begins).size == 1:
+        return data.rename({valid: "lead"}).assign_coords(lead=lead, time=begins[0])
+    if np.unique(lead).size == 1:
+        return data.rename({valid: "time"} if valid != "time" else {}).assign_coords(time=begins, lead=lead[0])
+    counts = f"{np.unique(lead).size} lead times of {np.unique(begins).size} runs"
+    raise InputError(f"{names[valid]!r} holds {counts} in one dim; split the file by run")
+
+
+def _from_leads(data: xr.Dataset, names: dict[str, str]) -> xr.Dataset:
+    if "init" in data.variables:
+        data = data.drop_vars("time", errors="ignore").rename(init="time")
+    if "time" not in data.variables:
+        raise InputError(
+            f"{names['lead']!r} without an initialisation time; expected one of time, init_time, forecast_reference_time"
+        )
+    init = names.get("init", names.get("time", "time"))
+    if "init" not in names and "valid" in str(data["time"].attrs.get("long_name", "")).lower():
+        raise InputError(
+            f"{init!r} with {names['lead']!r} calls itself {data['time'].attrs['long_name']!r}; expected initialisations: "
+            "name the initialisation as forecast_reference_time"
+        )
+    data = data.assign_coords(lead=(data["lead"].dims, leads(data["lead"], names["lead"])))
+    if data["lead"].ndim == 1 and data["lead"].dims != ("lead",):
+        data = data.swap_dims({data["lead"].dims[0]: "lead"})
+    if "valid" in data.variables and data["valid"].dtype.kind == "M":
+        expected = xr.DataArray(stamps(data["time"], init), dims=data["time"].dims) + data["lead"].variable
+        if not (data["valid"].variable == expected.variable).all():
+            raise InputError(
+                f"{names['valid']!r} is not {init!r} + {names['lead']!r}: {init!r} may be valid times or initialisations; name "
+                "the initialisation as forecast_reference_time"
+            )
+    return data
+
+
+def _numbered(data: xr.Dataset, names: dict[str, str], log: list[str]) -> xr.Dataset:
+    """Members with whole numbers."""
+    if "number" in data.coords:
+        return data.assign_coords(number=data["number"].astype(np.int64))
+    if "number" in data.dims:
+        log.append(f"{names['number']}: members without numbers, 0 to {data.sizes['number'] - 1}")
+        return data.assign_coords(number=np.arange(data.sizes["number"]))
+    log.append("no member dim: one member, number 0")
+    return data.assign_coords(number=0)

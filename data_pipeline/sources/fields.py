@@ -17,9 +17,10 @@ from data_pipeline.units import to_canonical_units
 from data_pipeline.variables import UnknownVariableError, Variable, identify, lookup
 
 _KEPT_ATTRS = ("quantisation_step", "cell_methods", "windows")
-_SINCE_INIT = re.compile(
-    r"(since|from) (the )?(start of (the )?(forecast|run)|forecast start|init|beginning of (the )?(forecast|run))", re.I
-)
+_SINCE_INIT = re.compile(r"(since|from) (the )?(init|forecast start|(start|beginning) of (the )?(forecast|run))", re.IGNORECASE)
+_OTHER_LEVELS = (
+    "hybrid", "theta", "sigma", "potentialVorticity", "depthBelowLand", "depthBelowLandLayer", "heightAboveGround", "height",
+)  # fmt: skip
 _HEIGHT_NAMES = ("gh", "HGT", "geopotential_height")
 
 
@@ -56,6 +57,8 @@ def read(raw: xr.Dataset, kind: Kind, hints: Hints, file: str) -> Found:
     found = Found([], [], {})
     try:
         data, names = layout.rename_roles(raw)
+        renamed = layout.renamings(names, kind)
+        found.log += [renamed] if renamed else []
         data = layout.merge_expver(layout.chunked(data), found.log)
         if "level" in data.coords:
             data = axes.pressure_levels(data, names["level"], found.log)
@@ -73,9 +76,10 @@ def read(raw: xr.Dataset, kind: Kind, hints: Hints, file: str) -> Found:
 
 def _take(name: str, data: xr.Dataset, kind: Kind, hints: Hints, file: str, found: Found) -> None:
     array = data[name]
-    if not {"latitude", "longitude"} <= set(array.dims) or array.dtype.kind not in "fiu":
+    if not {"latitude", "longitude"} & set(array.dims):
         return
     try:
+        _check_field(array)
         canonical, level = _identity(name, array, hints, file)
         variable = lookup(canonical)
         assert variable is not None
@@ -87,6 +91,17 @@ def _take(name: str, data: xr.Dataset, kind: Kind, hints: Hints, file: str, foun
     where = f" at {level} hPa" if level is not None else ""
     found.log.append(f"{name} -> {canonical}{where} [{units}]")
     found.fields.append(array.rename(canonical))
+
+
+def _check_field(array: xr.DataArray) -> None:
+    """Raise UnknownVariableError for what is no field of numbers on the grid, or on levels that are no pressures."""
+    if not {"latitude", "longitude"} <= set(array.dims):
+        raise UnknownVariableError(f"it has dims {', '.join(map(str, array.dims))}, no latitude and longitude")
+    if array.dtype.kind not in "fiu":
+        raise UnknownVariableError(f"it holds {array.dtype}, no numbers")
+    other = [dim for dim in _OTHER_LEVELS if array.sizes.get(dim, 1) > 1]
+    if other:
+        raise UnknownVariableError(f"it is on {other[0]} levels; expected pressures (interpolate it first) or one level")
 
 
 def _identity(name: str, array: xr.DataArray, hints: Hints, file: str) -> tuple[str, int | None]:

@@ -143,7 +143,7 @@ def _read(path: Path, kind: schema.Kind, hints: Hints) -> list[Found]:
 def _open(path: Path) -> list[xr.Dataset]:
     try:
         if _is_zarr(path):
-            return [xr.open_zarr(path, chunks={}, decode_timedelta=False)]
+            return [xr.open_zarr(path, chunks={}, decode_timedelta=False, consolidated=_is_consolidated(path))]
         if path.is_dir():
             raise InputError(f"{path} is a folder, not a zarr store; give its files, or the folder with a pattern")
         with path.open("rb") as file:
@@ -161,6 +161,11 @@ def _open(path: Path) -> list[xr.Dataset]:
 
 def _is_zarr(path: Path) -> bool:
     return path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata"))
+
+
+def _is_consolidated(path: Path) -> bool:
+    group = path / "zarr.json"
+    return '"consolidated_metadata"' in group.read_text() if group.exists() else (path / ".zmetadata").exists()
 
 
 def _assemble(opened: Sequence[Found], variables: Sequence[str] | None, accumulation: str | None) -> xr.Dataset:

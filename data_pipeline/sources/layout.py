@@ -1,22 +1,28 @@
 """Dims and coordinates of anybody's files, mapped to those of the schema, lazily.
 
-Coordinates are recognised by name first (ERA5, WeatherBench 2 and X, cfgrib, CDS, earth2studio, climpred, anemoi), then by CF
-attributes. What cannot be told apart is refused. Every change is a line in the log that callers show.
+Coordinates are recognised by name first (ERA5, WeatherBench 2 and X, cfgrib, CDS, earth2studio, climpred, verif, anemoi), then by
+CF attributes: standard_name, units, axis. What cannot be told apart is refused. Every change is a line in the log that callers
+show.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
 
 from data_pipeline.errors import InputError
+from data_pipeline.schema import Kind
+from data_pipeline.sources.axes import PRESSURE_UNITS
+from data_pipeline.sources.points import unflattened
 
 # Roles of coordinates and the names they go by. `init`, `lead`, `valid` and `time` become time and prediction_timedelta later.
 ROLES: dict[str, tuple[str, ...]] = {
-    "latitude": ("latitude", "lat", "latitudes", "y", "nav_lat"),
-    "longitude": ("longitude", "lon", "longitudes", "x", "nav_lon"),
+    "latitude": ("latitude", "lat", "latitudes", "nav_lat"),
+    "longitude": ("longitude", "lon", "longitudes", "nav_lon"),
     "level": (
         "level", "lev", "levels", "plev", "pressure_level", "isobaricInhPa", "isobaricInPa", "isobaric", "pressure",
         "air_pressure",
@@ -27,11 +33,14 @@ ROLES: dict[str, tuple[str, ...]] = {
     "valid": ("valid_time",),
     "time": ("time", "dates", "date"),
 }  # fmt: skip
+_WEAK_NAMES = {"y": "latitude", "x": "longitude"}  # names that attributes overrule
 CHANNEL_DIMS = ("variable", "variables", "channel")
 _STANDARD_NAMES = {
     "latitude": "latitude", "longitude": "longitude", "air_pressure": "level", "realization": "number",
     "forecast_reference_time": "init", "forecast_period": "lead", "time": "time",
 }  # fmt: skip
+_AXES = {"Y": "latitude", "X": "longitude", "T": "time", "E": "number"}
+_OTHER_GRIDS = ("grid_latitude", "grid_longitude", "projection_x_coordinate", "projection_y_coordinate")
 _HEIGHTS = ("heightAboveGround", "height", "height_above_ground")
 BLOCK_BYTES = 64 * 2**20  # of float32 in one dask chunk: leading dims are cut to it, fields and levels stay whole
 
@@ -53,10 +62,48 @@ def rename_roles(raw: xr.Dataset) -> tuple[xr.Dataset, dict[str, str]]:
         if len(dims) > 1:
             raise InputError(f"dims {', '.join(dims)} could each be {role}; rename or drop one")
         names[role] = (dims or candidates)[0]
+    _check_projection(raw, names)
     spare = [name for role, candidates in found.items() for name in candidates if name != names[role]]
     renamed = raw.drop_vars([name for name in spare if name in raw.coords])
     renamed = renamed.rename({name: role for role, name in names.items() if name != role})
-    return _separable(_unflattened(renamed)), names
+    renamed, cells = unflattened(renamed)
+    reference = _reference_date(renamed) if cells == "values" else None
+    if reference is not None and not {"init", "lead"} & set(names):
+        renamed = renamed.assign_coords(init=reference[0])
+        names["init"] = f"its reference date ({reference[1]})"
+    return _separable(renamed), names
+
+
+def renamings(names: Mapping[str, str], kind: Kind) -> str:
+    """`lat -> latitude, lead_time -> prediction_timedelta`: what `rename_roles` found, as far as names differ."""
+    final = {role: role for role in ("latitude", "longitude", "level", "number")}
+    if kind == "forecast":
+        final = {"init" if "init" in names else "time": "time", "lead": "prediction_timedelta", **final}
+    elif "valid" not in names:
+        final = {"time": "time", **final}
+    changed = {names[role]: name for role, name in final.items() if role in names and names[role] != name}
+    return ", ".join(f"{old} -> {new}" for old, new in changed.items())
+
+
+def _check_projection(raw: xr.Dataset, names: Mapping[str, str]) -> None:
+    mappings = {str(array.attrs.get("grid_mapping_name")): name for name, array in raw.variables.items()}
+    other = [kind for kind in mappings if kind not in ("None", "latitude_longitude")]
+    standard = [str(raw[names[axis]].attrs.get("standard_name")) for axis in ("latitude", "longitude") if axis in names]
+    if other or any(name in _OTHER_GRIDS for name in standard):
+        what = f"grid mapping {other[0]}" if other else f"coordinates are {' and '.join(standard)}"
+        raise InputError(f"{what}: a rotated or projected grid; regrid it first, with its winds turned to the east and the north")
+
+
+def _reference_date(data: xr.Dataset) -> tuple[np.datetime64, str] | None:
+    """The date that anemoi-inference counts the seconds of a run from, its initialisation: at most a step before the first."""
+    units = str(data["time"].encoding.get("units", "")) if "time" in data.coords else ""
+    match = re.fullmatch(r"seconds since (\d{4}-\d{2}-\d{2})[T ]?([\d:.]*)", units)
+    if not match or data["time"].dtype.kind != "M" or data["time"].ndim != 1:
+        return None
+    times = data["time"].values
+    reference = np.datetime64(f"{match[1]}T{match[2] or '00:00'}").astype(times.dtype)
+    step = np.diff(times).min() if times.size > 1 else np.timedelta64(1, "D")
+    return (reference, units) if np.timedelta64(0) <= times.min() - reference <= step else None
 
 
 def _promoted(raw: xr.Dataset) -> xr.Dataset:
@@ -79,7 +126,7 @@ def _split_channels(raw: xr.Dataset) -> xr.Dataset:
         if len(names) != raw.sizes[dim]:
             raise InputError(f"dim {dim!r} holds {raw.sizes[dim]} variables, their names are not in the file")
         for holder in [str(name) for name, array in raw.data_vars.items() if dim in array.dims and array.ndim > 2]:
-            fields = {name: raw[holder].isel({dim: i}, drop=True).drop_attrs() for i, name in enumerate(names)}
+            fields = {name: raw[holder].isel({dim: i}, drop=True).drop_attrs(deep=False) for i, name in enumerate(names)}
             raw = raw.drop_vars(holder).assign(fields)
     return raw
 
@@ -88,36 +135,25 @@ def _role(name: str, raw: xr.Dataset) -> str | None:
     for role, aliases in ROLES.items():
         if name in aliases:
             return role
-    attrs = raw[name].attrs if name in raw.variables else {}
-    return _STANDARD_NAMES.get(str(attrs.get("standard_name")))
+    if name not in raw.variables:
+        return _WEAK_NAMES.get(name)
+    coord = raw[name]
+    by_axis = _role_of_axis(coord) if coord.ndim <= 1 else None
+    return _STANDARD_NAMES.get(str(coord.attrs.get("standard_name"))) or by_axis or _WEAK_NAMES.get(name)
 
 
-def _unflattened(data: xr.Dataset) -> xr.Dataset:
-    """A flat list of points (latitude and longitude along one other dim) as a grid, if it is one."""
-    if "latitude" not in data.coords or "longitude" not in data.coords:
-        return data
-    dims = data["latitude"].dims
-    if data["latitude"].ndim != 1 or dims != data["longitude"].dims or dims[0] in ("latitude", "longitude"):
-        return data
-    cells = dims[0]
-    latitude, row = np.unique(data["latitude"].values, return_inverse=True)
-    longitude, column = np.unique(data["longitude"].values, return_inverse=True)
-    place = row * longitude.size + column
-    order = np.argsort(place)
-    if place.size != latitude.size * longitude.size or not np.array_equal(place[order], np.arange(place.size)):
-        raise InputError(f"{place.size} points along {cells!r} are not a latitude-longitude grid; regrid them to one first")
-    shape = (latitude.size, longitude.size)
-    coords: dict[str, object] = {str(name): coord for name, coord in data.coords.items() if cells not in coord.dims}
-    variables: dict[str, object] = {}
-    for name, array in data.data_vars.items():
-        if cells in array.dims:
-            last = array.isel({cells: order}).transpose(..., cells)
-            variables[str(name)] = (
-                (*last.dims[:-1], "latitude", "longitude"), last.data.reshape(*last.shape[:-1], *shape), last.attrs,
-            )  # fmt: skip
-        else:
-            variables[str(name)] = array
-    return xr.Dataset(variables, {**coords, "latitude": latitude, "longitude": longitude}, data.attrs)
+def _role_of_axis(coord: xr.DataArray) -> str | None:
+    """By units and axis; heights are no levels."""
+    units = str(coord.attrs.get("units", ""))
+    if re.fullmatch(r"degrees?_?(n|north)", units, re.IGNORECASE):
+        return "latitude"
+    if re.fullmatch(r"degrees?_?(e|east)", units, re.IGNORECASE):
+        return "longitude"
+    if units in PRESSURE_UNITS and ("positive" in coord.attrs or coord.attrs.get("axis") == "Z"):
+        return "level"
+    if coord.dtype.kind == "M" and coord.name in coord.dims:
+        return "time"
+    return _AXES.get(str(coord.attrs.get("axis")).upper()) if coord.name in coord.dims else None
 
 
 def _separable(data: xr.Dataset) -> xr.Dataset:
