@@ -8,7 +8,7 @@ import pandas as pd
 
 from data_pipeline.errors import InputError
 from data_pipeline.forcings import STATIC
-from data_pipeline.sources.ecmwf_plan import CYCLE_HOURS, Wanted, fields, latest_cycle, refusal, utc_now
+from data_pipeline.sources.ecmwf_plan import CYCLE_HOURS, Wanted, latest_cycle, present_fields
 from data_pipeline.sources.ecmwf_server import Server
 from models.contract import Spec
 
@@ -32,19 +32,13 @@ def choose_init(text: str, spec: Spec, wanted: Wanted, server: Server) -> pd.Tim
     """
     if text == "latest":
         return latest_cycle(wanted, server, hours=set(trained_hours(spec)) & set(CYCLE_HOURS))
-    try:
-        stamp = pd.Timestamp(text)
-    except ValueError:
-        stamp = pd.NaT
-    if stamp is pd.NaT:
+    stamp = pd.to_datetime(text, errors="coerce", utc=True)
+    if pd.isna(stamp):
         raise InputError(f"--init {text!r}: expected latest, or a stamp such as 2026-11-26T00")
-    return stamp if stamp.tz is None else stamp.tz_convert("UTC").tz_localize(None)
+    return stamp.tz_localize(None)
 
 
 def listed(wanted: Wanted, init: pd.Timestamp, server: Server) -> list[str]:
     """The fields of an initialisation and their size, a line each. Raises as `open_cycle` where one is not there."""
-    needed = fields(wanted, init)
-    gaps = server.gaps(needed)
-    if gaps:
-        raise refusal(gaps, server.source, utc_now())
+    needed = present_fields(wanted, init, server)
     return [*(f"  {field}" for field in needed), f"{len(needed)} fields, {server.size(needed) / 1e6:.1f} MB"]

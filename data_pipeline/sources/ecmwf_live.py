@@ -24,7 +24,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.regrid import regrid
 from data_pipeline.schema import levels_by_name
-from data_pipeline.sources.ecmwf_plan import Wanted, fields, refusal, run_of, utc_now
+from data_pipeline.sources.ecmwf_plan import Wanted, present_fields, run_of
 from data_pipeline.sources.ecmwf_server import Server, stream
 from data_pipeline.sources.files import open_files
 from data_pipeline.variables import Variable, lookup
@@ -48,10 +48,7 @@ def open_cycle(
     for fields that are not there yet, InputError for those that waiting will not bring.
     """
     server = Server() if server is None else server
-    needed = fields(wanted, init)
-    gaps = server.gaps(needed)
-    if gaps:
-        raise refusal(gaps, server.source, utc_now() if now is None else now)
+    needed = present_fields(wanted, init, server, now)
     folder.mkdir(parents=True, exist_ok=True)
     files = server.fetch(needed, folder)
     analyses = _analyses(wanted, init, files)
@@ -77,6 +74,8 @@ def write_cycle(
     if store.is_finished(path, recipe):
         shutil.rmtree(folder, ignore_errors=True)
         return path
+    server = Server() if server is None else server
+    present_fields(wanted, init, server, now)  # a refusal leaves no folder behind
     lock = Lock(folder / "lock")
     try:
         data = open_cycle(init, wanted, folder=folder, server=server, now=now).load()

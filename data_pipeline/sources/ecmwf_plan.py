@@ -103,6 +103,15 @@ def fields(wanted: Wanted, init: pd.Timestamp) -> list[Field]:
     return needed + [Field(init, 0, Channel(name)) for name in wanted.static if name not in wanted.given]
 
 
+def present_fields(wanted: Wanted, init: pd.Timestamp, server: Server, now: pd.Timestamp | None = None) -> list[Field]:
+    """`fields`, if all of them are there. Raises NotReadyError if some will be, InputError if not."""
+    needed = fields(wanted, init)
+    gaps = server.gaps(needed)
+    if gaps:
+        raise refusal(gaps, server.source, now)
+    return needed
+
+
 def run_of(stamp: pd.Timestamp, hours: int) -> tuple[pd.Timestamp, int, int]:
     """(cycle, last step, first step) of the forecast for a window that ends at `stamp`: the newest that covers it."""
     cycle = (stamp - pd.Timedelta(hours=hours)).floor("6h")
@@ -110,8 +119,9 @@ def run_of(stamp: pd.Timestamp, hours: int) -> tuple[pd.Timestamp, int, int]:
     return cycle, last, last - hours
 
 
-def refusal(gaps: Sequence[Gap], source: str, now: pd.Timestamp) -> PlumecastError:
+def refusal(gaps: Sequence[Gap], source: str, now: pd.Timestamp | None = None) -> PlumecastError:
     """The error for fields that are not there: InputError if waiting will not help, else NotReadyError."""
+    now = utc_now() if now is None else now
     unfiled = [gap for gap in gaps if not gap.filed]
     absent = [gap.field.cycle for gap in unfiled or gaps]
     first, last = min(absent), max(absent)
