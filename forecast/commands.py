@@ -76,6 +76,10 @@ def forecast(
     noise_scale: Annotated[float | None, typer.Option(help="multiplies the noise; the checkpoint's own unless given")] = None,
     boundary: Annotated[str | None, typer.Option(help="ring of a regional model: 'truth', or a host forecast store")] = None,
     ring: Annotated[int, typer.Option(min=1, help="width of the ring in cells")] = 3,
+    initial_states: Annotated[
+        Path | None, typer.Option(help="store of initial states: member k starts from number k; its initialisations unless given")
+    ] = None,
+    initial_number: Annotated[int | None, typer.Option(help="start every member from this number (0: the analysis)")] = None,
     name: Annotated[str | None, typer.Option(help="name of the model in tables")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="forecast store; beside the analysis unless given")] = None,
@@ -92,20 +96,26 @@ def forecast(
     from data_pipeline import open_analysis, open_forecast
     from data_pipeline.progress import ProgressDisplay
     from forecast.boundary import Boundary
+    from forecast.initial_states import InitialStates
     from forecast.rollout import make_plan, run
     from forecast.sinks import ZarrSink
 
     generator = models.load(checkpoint or models.shipped(), device)
     data = open_analysis(analysis)
-    times = _inits(data, generator.spec.frames, init, start, stop, every, count, days, generator.spec.step)
+    started = InitialStates(open_forecast(initial_states), initial_number) if initial_states is not None else None
+    if started is not None and not (init or start or stop):
+        times = started.data["time"].values
+    else:
+        times = _inits(data, generator.spec.frames, init, start, stop, every, count, days, generator.spec.step)
     ringed: Boundary | None = None
     if boundary == "truth":
         ringed = Boundary(data, ring)
     elif boundary is not None:
         ringed = Boundary(open_forecast(boundary), ring, Path(boundary).stem)
     plan = make_plan(
-        generator, data, times, days=days, members=members, seed=seed, boundary=ringed, name=name, noise_scale=noise_scale
-    )
+        generator, data, times, days=days, members=members, seed=seed, boundary=ringed, name=name, noise_scale=noise_scale,
+        initial=started,
+    )  # fmt: skip
     target = out or analysis.parent / "forecasts" / f"{(name or plan.attrs['model']).replace(' ', '-')}.zarr"
     typer.echo(
         f"{plan.attrs['model']}: {plan.times.size} initialisations x {members} members x {plan.leads.size} leads of "
@@ -117,7 +127,9 @@ def forecast(
     sink = ZarrSink(target)
     try:
         with ProgressDisplay("forecast", "leads") as bar:
-            run(generator, data, plan, [sink], boundary=ringed, report=lambda step: bar(step.done, step.total))
+            run(
+                generator, data, plan, [sink], boundary=ringed, initial=started, report=lambda step: bar(step.done, step.total)
+            )  # fmt: skip
     finally:
         sink.release()
     typer.echo(f"forecast: {target}\nnext: plumecast verify {target} --truth {analysis}")

@@ -1,8 +1,12 @@
-"""Initial states: the input frames of each initialisation, read from an analysis, and the dates that can be started from."""
+"""Initial states: the input frames of each initialisation, and the dates that can be started from.
+
+All members start from one analysis, or each from its own member of a store of initial states.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -20,6 +24,51 @@ def one_analysis(analysis: xr.Dataset, spec: Spec, init: np.datetime64) -> np.nd
     return spec.normalise(stack(analysis.isel(time=rows), spec.parsed_channels).values)
 
 
+@dataclass(frozen=True)
+class InitialStates:
+    """A store of initial states in the forecast schema: leads ..., -12 h, 0 h are the frames, number 0 is the analysis itself.
+
+    number: the one that every member starts from; None: member k from number k. Made by `plumecast data simulate --ensemble`.
+    """
+
+    data: xr.Dataset
+    number: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For the forecast's attributes."""
+        who = "number of the member" if self.number is None else f"number {self.number}"
+        about = str(self.data.attrs.get("initial_state", "a store of initial states"))
+        return f"{about}; {who} [{self.data.attrs.get('recipe_hash', 'no hash')}]"
+
+    def numbers(self, members: Sequence[int]) -> list[int]:
+        return [member if self.number is None else self.number for member in members]
+
+    def check(self, spec: Spec, inits: Sequence[np.datetime64], members: Sequence[int]) -> None:
+        """Raise InputError, listing everything, unless grid, channels, initialisations, frames and numbers are there."""
+        faults = _fit_faults(self.data, spec, "initial states")
+        wanted = {
+            "time": (np.array(inits), "initialisations"),
+            "prediction_timedelta": (_frame_leads(spec), "frames"),
+            "number": (np.array(self.numbers(members)), "members"),
+        }
+        for dim, (values, what) in wanted.items():
+            gone = np.setdiff1d(values, self.data[dim].values)
+            if gone.size:
+                faults.append(f"{gone.size} of {np.unique(values).size} {what} are not in the initial states, first {gone[0]}")
+        _refuse(faults)
+
+    def load(self, spec: Spec, init: np.datetime64, members: Sequence[int]) -> np.ndarray:
+        """Normalised input frames (M, F, C, H, W), oldest first."""
+        own = self.data.sel(time=init, prediction_timedelta=_frame_leads(spec), number=self.numbers(members))
+        fields = stack(own, spec.parsed_channels)
+        return spec.normalise(fields.transpose("number", "prediction_timedelta", "channel", "latitude", "longitude").values)
+
+
+def _frame_leads(spec: Spec) -> np.ndarray:
+    return -spec.step * np.arange(spec.frames - 1, -1, -1)
+
+
 def frame_times(spec: Spec, init: np.datetime64) -> np.ndarray:
     """Stamps of the input frames of an initialisation, oldest first."""
     return init.astype("datetime64[ns]") - spec.step * np.arange(spec.frames - 1, -1, -1)
@@ -27,14 +76,7 @@ def frame_times(spec: Spec, init: np.datetime64) -> np.ndarray:
 
 def check_inputs(analysis: xr.Dataset, spec: Spec, inits: Sequence[np.datetime64]) -> None:
     """Raise InputError, listing everything, unless the analysis has the model's grid, channels and all input frames."""
-    faults = []
-    grid = Grid.of(analysis)
-    if not grid.matches(spec.grid):
-        faults.append(f"the analysis is on {grid}; the checkpoint needs {spec.grid} (regrid at ingest: analysis.grid)")
-    have = {channel.label for channel in channels_of(analysis)}
-    absent = [label for label in spec.channels if label not in have]
-    if absent:
-        faults.append(f"the analysis lacks {', '.join(absent)}; it has {', '.join(sorted(have))}")
+    faults = _fit_faults(analysis, spec, "analysis")
     times = pd.Index(analysis["time"].values)
     wanted = pd.DatetimeIndex(np.unique(np.concatenate([frame_times(spec, init) for init in inits])))
     gone = wanted[~wanted.isin(times)]
@@ -43,6 +85,21 @@ def check_inputs(analysis: xr.Dataset, spec: Spec, inits: Sequence[np.datetime64
             f"{len(gone)} of {len(wanted)} input times are not in the analysis, first {gone[0]:%Y-%m-%dT%H}; an initialisation "
             f"needs {spec.frames} frames, {spec.step_hours} h apart"
         )
+    _refuse(faults)
+
+
+def _fit_faults(data: xr.Dataset, spec: Spec, what: str) -> list[str]:
+    faults, grid = [], Grid.of(data)
+    if not grid.matches(spec.grid):
+        faults.append(f"the {what} is on {grid}; the checkpoint needs {spec.grid} (regrid at ingest: analysis.grid)")
+    have = {channel.label for channel in channels_of(data)}
+    absent = [label for label in spec.channels if label not in have]
+    if absent:
+        faults.append(f"the {what} lacks {', '.join(absent)}; it has {', '.join(sorted(have))}")
+    return faults
+
+
+def _refuse(faults: list[str]) -> None:
     if faults:
         raise InputError("cannot forecast:\n" + "\n".join(f"  - {fault}" for fault in faults))
 

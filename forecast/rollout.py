@@ -17,7 +17,7 @@ from data_pipeline.forcings import Forcings, standardised_static
 from data_pipeline.store import version
 from forecast import noise
 from forecast.boundary import Boundary
-from forecast.initial_states import check_inputs, one_analysis
+from forecast.initial_states import InitialStates, check_inputs, one_analysis
 from forecast.plan import ForecastPlan
 from forecast.sinks import MemorySink, Sink, check_finite
 from models.contract import Generator, Spec, device_of, flat_noise_size
@@ -35,22 +35,24 @@ class Progress:
 
 def sample(
     generator: Generator, analysis: xr.Dataset, times: Sequence[Any] | np.ndarray, *, days: float = 10.0, members: int = 50,
-    seed: int = 0, boundary: Boundary | None = None,
+    seed: int = 0, boundary: Boundary | None = None, initial: InitialStates | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """An ensemble forecast in memory, in the forecast schema.
 
-    times: initialisations; each needs the checkpoint's input frames in `analysis`. Member numbers start at 1; member k is the
-    same whatever `members` is. Raises InputError if frames, channels or grid do not fit. For large ones: `run`, a ZarrSink.
+    times: initialisations; each needs the input frames in `analysis`, or in `initial`, from which members then start.
+    Member numbers start at 1; member k is the same whatever `members` is. Raises InputError if frames, channels or grid do not
+    fit. For large ones: `run`, a ZarrSink.
     """
-    plan = make_plan(generator, analysis, times, days=days, members=members, seed=seed, boundary=boundary)
+    plan = make_plan(generator, analysis, times, days=days, members=members, seed=seed, boundary=boundary, initial=initial)
     sink = MemorySink()
-    run(generator, analysis, plan, [sink], boundary=boundary)
+    run(generator, analysis, plan, [sink], boundary=boundary, initial=initial)
     return sink.dataset
 
 
 def make_plan(
     generator: Generator, analysis: xr.Dataset, times: Sequence[Any] | np.ndarray, *, days: float, members: int, seed: int,
     boundary: Boundary | None = None, name: str | None = None, noise_scale: float | None = None,
+    initial: InitialStates | None = None,
 ) -> ForecastPlan:  # fmt: skip
     """The plan of a roll-out: every step up to `days`. noise_scale: that of the checkpoint's calibration unless given.
 
@@ -63,7 +65,11 @@ def make_plan(
         raise InputError(
             f"forecast: {inits.size} initialisations, {members} members, {days:g} days; the step is {spec.step_hours} h"
         )
-    check_inputs(analysis, spec, list(inits))
+    numbers = tuple(range(1, members + 1))
+    if initial is None:
+        check_inputs(analysis, spec, list(inits))
+    else:
+        initial.check(spec, list(inits), numbers)
     leads = spec.step * np.arange(1, steps + 1)
     if boundary is not None:
         boundary.check(spec, inits, leads)
@@ -72,7 +78,7 @@ def make_plan(
         "checkpoint_sha256": generator.sha256,
         "seed": seed,
         "noise_scale": generator.provenance.get("noise_scale", 1.0) if noise_scale is None else noise_scale,
-        "initial_state": "one analysis, all members alike",
+        "initial_state": "one analysis, all members alike" if initial is None else initial.name,
         "boundary": boundary.name if boundary is not None else "none",
         "training_period": spec.training_period,
         "validation_period": spec.validation_period,
@@ -82,7 +88,7 @@ def make_plan(
         "versions": _versions(),
         "plumecast_version": version(),
     }
-    return ForecastPlan(inits, leads, tuple(range(1, members + 1)), tuple(spec.parsed_channels), spec.grid, attrs)
+    return ForecastPlan(inits, leads, numbers, tuple(spec.parsed_channels), spec.grid, attrs)
 
 
 def _versions() -> str:
@@ -93,7 +99,7 @@ def _versions() -> str:
 @torch.inference_mode()
 def run(
     generator: Generator, analysis: xr.Dataset, plan: ForecastPlan, sinks: Sequence[Sink], *, boundary: Boundary | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    initial: InitialStates | None = None, report: Callable[[Progress], None] = lambda progress: None,
 ) -> None:  # fmt: skip
     """Make the forecast of `plan`, where the generator's weights lie, and feed it to `sinks`.
 
@@ -107,7 +113,8 @@ def run(
     todo = [time for time in plan.times if time not in held]
     total, done = plan.times.size * plan.leads.size, (plan.times.size - len(todo)) * plan.leads.size
     for time in todo:
-        members = _Members(generator, plan, time, one_analysis(analysis, spec, time))
+        frames = one_analysis(analysis, spec, time) if initial is None else initial.load(spec, time, plan.members)
+        members = _Members(generator, plan, time, frames)
         edge = boundary.load(spec, time, plan.leads) if boundary is not None else None
         for k, lead in enumerate(plan.leads):
             members.step(k + 1, forcings.at(time + lead), None if edge is None else edge[k], boundary)
@@ -134,9 +141,16 @@ class _Members:
         self.noise_size = flat_noise_size(generator.noise_shapes())
         self.rows = micro_batch(generator.spec)
         self.batches = [plan.members[i : i + self.rows] for i in range(0, len(plan.members), self.rows)]
-        start = torch.from_numpy(frames).to(self.device).expand(self.rows, *frames.shape)
         still = torch.zeros(self.rows, generator.spec.n_planes, *plan.grid.shape, device=self.device)
-        self.states = [generator.initial(start, still, self._noise(batch, 0)) for batch in self.batches]
+        self.states = [generator.initial(self._start(frames, batch), still, self._noise(batch, 0)) for batch in self.batches]
+
+    def _start(self, frames: np.ndarray, batch: tuple[int, ...]) -> Tensor:
+        """Rows (B, F, C, H, W) of a micro-batch: one analysis for all, or each its own frames; idle rows repeat the first."""
+        if frames.ndim == 5:
+            rows = [self.plan.members.index(member) for member in batch]
+            frames = frames[rows + rows[:1] * (self.rows - len(rows))]
+        start = torch.from_numpy(frames).to(self.device)
+        return start.expand(self.rows, *start.shape[-4:])
 
     def step(self, k: int, planes: np.ndarray, edge: np.ndarray | None, boundary: Boundary | None) -> None:
         forcing = torch.from_numpy(planes).to(self.device).expand(self.rows, *planes.shape)

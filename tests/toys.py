@@ -128,3 +128,15 @@ def network(spec: Spec, seed: int = 0, size: float = 0.2) -> CrpsGenerator:
         for value in generator.parameters():
             value.add_(size * torch.randn_like(value))
     return generator
+
+
+def ensemble_of(analysis: xr.Dataset, init: np.datetime64, *numbers: int, frames: int = 3) -> xr.Dataset:
+    """Initial states of one initialisation: number k is the analysis plus k times a thousandth."""
+    leads = (np.arange(1 - frames, 1) * np.timedelta64(12, "h")).astype("timedelta64[ns]")
+    own = analysis.sel(time=init + leads).drop_vars("time").rename(time="prediction_timedelta")
+    own = own.assign_coords(prediction_timedelta=leads)
+    fields = own[[name for name in own.data_vars if "prediction_timedelta" in own[name].dims]]
+    members = xr.concat([fields * np.float32(1 + 1e-3 * k) for k in numbers], dim="number").assign_coords(number=list(numbers))
+    members = members.expand_dims(time=[init]).assign_attrs(recipe_hash="abc", initial_state="a test")
+    order = ["time", "prediction_timedelta", "number", "level", "latitude", "longitude"]
+    return members.transpose(*[dim for dim in order if dim in members.dims])

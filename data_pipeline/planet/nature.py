@@ -19,7 +19,6 @@ import xarray as xr
 from pydantic import Field
 
 from data_pipeline import store
-from data_pipeline.disk import sync
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.planet import states, vertical
@@ -179,15 +178,10 @@ def _resume(checkpoint: Path, mark: str) -> tuple[State, Raw] | None:
 
 
 def _keep(checkpoint: Path, mark: str, state: State, edge: Raw) -> None:
-    temporary = checkpoint.with_suffix(".partial")
     arrays: dict[str, Any] = {"mark": np.array(mark), "time": np.array(str(state.time)), **state.dynamics}
     arrays |= {states.PHYSICS + name: array for name, array in state.physics.items()}
     arrays |= {RAW + name: array for name, array in edge.fields.items()}
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    sync(temporary)
-    temporary.replace(checkpoint)
-    sync(checkpoint.parent)
+    states.write_arrays(checkpoint, arrays)
 
 
 def _joined(edge: Raw, raw: Raw) -> Raw:

@@ -50,15 +50,14 @@ def draw_pairs(
     order = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, int(init.value // 3_600_000_000_000)]))
     shuffled = [allowed[i] for i in order.permutation(len(allowed))]
     signs = order.choice([-1.0, 1.0], size=count)
-    error = shuffled[0] if shuffled else ()
-    members = [pair for pair in shuffled[1:] if not set(pair) & set(error)]
-    if len(members) < count - 1:
+    members = [pair for pair in shuffled[1:] if not set(pair) & set(shuffled[0])]
+    if len(shuffled[:1] + members) < count:
         raise InputError(
             f"{init:%Y-%m-%dT%H}: {len(members)} pairs of states are {APART_DAYS[0]} to {APART_DAYS[1]} days apart, {GUARD_DAYS} "
             f"days outside the {days:g}-day forecast and in season; {count - 1} members need as many. Keep more restart states"
         )
-    chosen = [error, *members[: count - 1]]
-    return [Pair(*pair, float(sign * size / _rms(truth, *pair))) for sign, pair in zip(signs, chosen, strict=True)]
+    chosen = [*shuffled[:1], *members[: count - 1]]
+    return [Pair(a, b, float(sign * size / _rms(truth, a, b))) for sign, (a, b) in zip(signs, chosen, strict=True)]
 
 
 def perturbed_fields(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,13 +28,18 @@ def save(folder: Path, state: State) -> Path:
     """Write a state, whole or not at all; returns its file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"state_{state.time:%Y-%m-%dT%H}.npz"
+    write_arrays(path, {**state.dynamics, **{PHYSICS + name: array for name, array in state.physics.items()}})
+    return path
+
+
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Replace an npz file atomically and durably."""
     temporary = path.with_suffix(".partial")
     with temporary.open("wb") as file:
-        np.savez(file, **state.dynamics, **{PHYSICS + name: array for name, array in state.physics.items()})
+        np.savez(file, **arrays)
     sync(temporary)
     temporary.replace(path)
-    sync(folder)
-    return path
+    sync(path.parent)
 
 
 def load(path: Path) -> State:

@@ -9,9 +9,9 @@ import xarray as xr
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import select, stack
-from forecast.initial_states import check_inputs, frame_times, one_analysis, spread_evenly
+from forecast.initial_states import InitialStates, check_inputs, frame_times, one_analysis, spread_evenly
 from models.contract import Spec
-from tests.toys import GLOBE, period, spec_of, weather
+from tests.toys import GLOBE, ensemble_of, period, spec_of, weather
 
 START, STEP = np.datetime64("2001-01-01", "ns"), np.timedelta64(12, "h")
 
@@ -110,3 +110,33 @@ def test_the_model_step_decides_which_analyses_count() -> None:
     found = spread_evenly(six_hourly, 2, STEP, ("2001-01-01", "2001-01-07"), 17, np.timedelta64(12, "h"))
     expected = [i for i in range(2, 22) if not {i - 2, i, i + 2} & {11}]
     np.testing.assert_array_equal(found, START + np.timedelta64(6, "h") * np.array(expected))
+
+
+def test_members_start_each_from_its_own_number(analysis: xr.Dataset, spec: Spec) -> None:
+    init = START + 9 * STEP
+    states = InitialStates(ensemble_of(analysis, init, 0, 1, 2, 3))
+    states.check(spec, [init], [1, 3])
+    frames = states.load(spec, init, [1, 3])
+    assert frames.shape == (2, 3, 4, *GLOBE.shape)
+    for row, k in enumerate((1, 3)):
+        scaled = analysis.assign({name: analysis[name] * np.float32(1 + 1e-3 * k) for name in analysis.data_vars})
+        np.testing.assert_allclose(frames[row], one_analysis(scaled, spec, init), rtol=0, atol=1e-5)
+    assert "number of the member [abc]" in states.name
+
+
+def test_all_members_may_start_from_one_number(analysis: xr.Dataset, spec: Spec) -> None:
+    init = START + 9 * STEP
+    states = InitialStates(ensemble_of(analysis, init, 0), number=0)
+    states.check(spec, [init], [1, 2, 3])
+    frames = states.load(spec, init, [1, 2, 3])
+    np.testing.assert_array_equal(frames[0], frames[2])
+    np.testing.assert_allclose(frames[1], one_analysis(analysis, spec, init), rtol=0, atol=1e-6)
+
+
+def test_all_that_initial_states_lack_is_told_at_once(analysis: xr.Dataset, spec: Spec) -> None:
+    init = START + 9 * STEP
+    states = InitialStates(ensemble_of(analysis, init, 0, 1).isel(prediction_timedelta=[1, 2]).drop_vars("2m_temperature"))
+    with pytest.raises(InputError) as error:
+        states.check(spec, [init, init + STEP], [1, 2, 3])
+    for part in ("lacks 2m_temperature", "1 of 2 initialisations", "1 of 3 frames", "2 of 3 members"):
+        assert part in str(error.value)

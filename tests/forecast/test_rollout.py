@@ -15,9 +15,10 @@ from data_pipeline.forcings import Forcings
 from data_pipeline.grid import Grid
 from data_pipeline.schema import validate
 from forecast import noise, rollout
+from forecast.initial_states import InitialStates
 from models.checkpoint import build
 from models.crps import CrpsGenerator
-from tests.toys import GLOBE, REGION, network, spec_of, weather
+from tests.toys import GLOBE, REGION, ensemble_of, network, spec_of, weather
 
 RAIN = "total_precipitation_12hr"
 
@@ -219,3 +220,16 @@ def test_the_noise_scale_of_the_checkpoint_is_the_default(analysis: xr.Dataset, 
 def test_the_micro_batch_depends_on_the_grid_alone(generator: CrpsGenerator) -> None:
     assert rollout.micro_batch(generator.spec) == 32
     assert rollout.micro_batch(spec_of(weather(Grid.named("64x32"), steps=6))) == 8
+
+
+def test_members_that_start_apart_stay_themselves_whatever_the_ensemble(generator: CrpsGenerator, analysis: xr.Dataset) -> None:
+    init = analysis["time"].values[10]
+    states = InitialStates(ensemble_of(analysis, init, *range(8), frames=generator.spec.frames))
+    seven, three = (
+        forecast.sample(generator, analysis, [init], days=1, members=count, seed=4, initial=states) for count in (7, 3)
+    )
+    assert same(seven.sel(number=[1, 2, 3]), three)
+    alike = forecast.sample(generator, analysis, [init], days=1, members=3, seed=4)
+    assert not same(three, alike)
+    first = forecast.sample(generator, analysis, [init], days=1, members=3, seed=4, initial=InitialStates(states.data, number=0))
+    assert same(first, alike)
