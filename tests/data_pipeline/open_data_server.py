@@ -97,7 +97,7 @@ def message(param: Param, values: np.ndarray, cycle: str, step: int) -> bytes:
         "Ni": GRID.longitude.size, "Nj": GRID.latitude.size,
         "latitudeOfFirstGridPointInDegrees": 90.0, "latitudeOfLastGridPointInDegrees": -90.0,
         "longitudeOfFirstGridPointInDegrees": 180.0, "longitudeOfLastGridPointInDegrees": 176.0,
-        "iDirectionIncrementInDegrees": 4.0, "jDirectionIncrementInDegrees": 4.0, "bitsPerValue": 24,
+        "iDirectionIncrementInDegrees": 4.0, "jDirectionIncrementInDegrees": 4.0, "packingType": "grid_ccsds", "bitsPerValue": 24,
         "typeOfProcessedData": "fc", "paramId": param.param_id, "typeOfLevel": param.level_type, "level": param.level,
     }  # fmt: skip
     keys |= {"stepRange": f"0-{step}"} if param.total else {"step": step}
