@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data_pipeline.climatology import climatological_ensemble
+    from data_pipeline.climatological import climatological_ensemble
     from data_pipeline.opening import open_analysis, open_forecast
     from data_pipeline.recipe import read_recipe
     from data_pipeline.store import open_store, verify_store
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "climatological_ensemble": "climatology",
+    "climatological_ensemble": "climatological",
     "open_analysis": "opening",
     "open_forecast": "opening",
     "open_store": "store",

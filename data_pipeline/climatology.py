@@ -1,35 +1,42 @@
-"""Climatology by hour and day of year (mean, std, quantiles), and climatological ensembles drawn from the training years.
+"""Climatology by hour and day of year: mean, standard deviation and quantiles, of any size, in memory or as a store.
 
 Windows are counted in days either side of the day: `window_days=30` are the 61 days of WeatherBench 2. Method: per hour and day
 of year, all years together, weighted by a triangle that falls to zero at `window_days`; days of year close into a circle of
 366, of which the last has a sample only in leap years and weighs by its count.
 
-Members of an ensemble are whole analyses of the same hour, at most `window_days` from an anniversary of the valid time: 11 a year
-for 5 days, whatever the calendar. They keep the relations between points and variables, but not those between lead times.
+The work is cut into boxes of levels and points that agree with the chunks of the analysis. For a box the period is read once,
+some stamps at a time, and `MEMORY_BUDGET` bytes of sums, sample and results are held, besides the chunks that are being read. If
+one chunk of the analysis covers more points than that, it is read again for each of the boxes in it. Boxes run side by side, on
+threads or on a dask cluster; results do not depend on how the analysis is chunked, nor on who computes them, to the last bit.
 """
 
 from __future__ import annotations
 
-import functools
-import uuid
-from collections.abc import Collection, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import dask.array
-import numba
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from data_pipeline import store, windows
 from data_pipeline.errors import InputError
-from data_pipeline.schema import Channel
+from data_pipeline.schema import Channel, levels_by_name
 from data_pipeline.schema import select as select_channel
 from data_pipeline.statistics import format_period, in_period
+from data_pipeline.windows import DAYS
+from data_pipeline.workers import AHEAD, cores, in_order, pool
 
-DAYS = 366
-MEMORY_BUDGET = 512 * 2**20  # bytes of accumulators, or of the sample, of one channel held at once
-ENSEMBLE_BUDGET = 4 * 2**30  # bytes of training analyses kept in memory to draw from; above it they are read block by block
-BLOCK = 256  # stamps read at once
+MEMORY_BUDGET = 128 * 2**20  # bytes of one box: sums, sample, results
+BLOCK_BYTES = 16 * 2**20  # of one box read at once, in whole chunks of stamps
 YEAR = np.timedelta64(365, "D")
+CHUNK_BYTES = 8 * 2**20  # of a chunk of the store: the whole year where it fits, else a sixth of it
+SUFFIXES = ("", "_std", "_quantile")
+
+Progress = Callable[[int, int], None]
 
 
 def compute(
@@ -39,6 +46,7 @@ def compute(
     *,
     window_days: int = 30,
     quantiles: Sequence[float] = (),
+    cluster: str | None = None,
 ) -> xr.Dataset:
     """Mean, standard deviation and quantiles of each channel on (hour, dayofyear 1..366, [level], latitude, longitude), float32.
 
@@ -46,30 +54,49 @@ def compute(
     the sample of an hour and day with weights w (see the module): mean = sum w x / sum w, std = sqrt(sum w (x - mean)^2 / sum
     w), exact for the windowed sample and summed in float64 about a first guess; quantiles interpolate linearly between weighted
     order statistics (type 7 with Kish's effective size; Akinshin 2023, arXiv:2304.07265), which are the usual ones for equal
-    weights. Missing values are left out point by point; a point without any is NaN. Cost of quantiles: days x sample x points.
+    weights. Missing values are left out point by point; a point without any is NaN. cluster: address of a dask scheduler.
     Raises InputError for a period shorter than a year, or with hours and days that no window reaches.
     """
-    require_year(analysis, period)
-    data = analysis.isel(time=np.flatnonzero(in_period(analysis["time"].values, period)))
-    hours, hour_index, days = _calendar(data["time"].values)
-    weights = triangle(window_days)
-    _check_coverage(hours, hour_index, days, weights)
-    levels = np.asarray(quantiles, dtype="float64")
-    coords = {"hour": hours, "dayofyear": np.arange(1, DAYS + 1), "latitude": data["latitude"], "longitude": data["longitude"]}
-    found: dict[str, dict[Channel, xr.DataArray]] = {"": {}, "_std": {}, "_quantile": {}}
-    for channel in channels:
-        field = select_channel(data, channel)
-        mean, std = _moments(field, hour_index, days, weights, len(hours))
-        found[""][channel] = xr.DataArray(mean, dims=list(coords), coords=coords)
-        found["_std"][channel] = xr.DataArray(std, dims=list(coords), coords=coords)
-        if quantiles:
-            values = _quantiles(field, hour_index, days, weights, len(hours), levels)
-            found["_quantile"][channel] = xr.DataArray(values, dims=["quantile", *coords], coords={"quantile": levels, **coords})
-    out = xr.Dataset(attrs={"period": format_period(period), "window_days": window_days, "window": "triangular"})
-    for suffix, fields in found.items():
-        gathered = _gather(fields, data)
-        out = out.assign({f"{name}{suffix}": array for name, array in gathered.data_vars.items()})
+    plan = _plan(analysis, channels, period, window_days, quantiles)
+    blank = {name: (array.dims, np.full(array.shape, np.nan, "float32"), array.attrs) for name, array in plan.template.items()}
+    out = plan.template.assign(blank)
+    for piece, found in _results(plan, plan.pieces, cluster):
+        for name, box, values in _boxes_of(plan, piece, found):
+            array = out[name]
+            array.values[tuple(box.get(str(dim), slice(None)) for dim in array.dims)] = values
     return out
+
+
+def write(
+    analysis: xr.Dataset,
+    channels: Sequence[Channel],
+    period: tuple[str, str],
+    path: str | Path,
+    *,
+    window_days: int = 30,
+    quantiles: Sequence[float] = (),
+    recipe: Mapping[str, Any] | None = None,
+    cluster: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """The dataset of `compute` as a store at `path`, of any size, written box by box; returns the path.
+
+    Killed and run again, it continues with the boxes that are missing; the result has the same bytes. A finished one is left
+    untouched. recipe: plain data that decide the content, for `store.create`. progress: called with (boxes done, of how many).
+    Raises InputError as `compute` and `store.create`.
+    """
+    plan = _plan(analysis, channels, period, window_days, quantiles)
+    parts = [piece.part for piece in plan.pieces]
+    attrs = plan.template.attrs
+    with store.create(path, plan.template, parts=parts, attrs=attrs, chunks=plan.chunks, recipe=recipe) as writer:
+        wanted = [piece for piece in plan.pieces if piece.part not in writer.done]
+        for piece, found in _results(plan, wanted, cluster):
+            for name, box, values in _boxes_of(plan, piece, found):
+                writer.put(piece.part, xr.Dataset({name: (plan.template[name].dims, values)}), box)
+            writer.complete(piece.part)
+            if progress is not None:
+                progress(len(writer.done), len(parts))
+        return writer.finish()
 
 
 def select(climatology: xr.Dataset, valid_times: xr.DataArray | pd.DatetimeIndex) -> xr.Dataset:
@@ -77,7 +104,7 @@ def select(climatology: xr.Dataset, valid_times: xr.DataArray | pd.DatetimeIndex
 
     valid_times: any shape; its dims take the place of (hour, dayofyear). Raises InputError for an hour the climatology lacks.
     """
-    stamps = _as_array(valid_times)
+    stamps = as_array(valid_times)
     hours = climatology["hour"].values
     absent = sorted(set(np.unique(stamps.dt.hour).tolist()) - set(hours.tolist()))
     if absent:
@@ -92,242 +119,197 @@ def select(climatology: xr.Dataset, valid_times: xr.DataArray | pd.DatetimeIndex
     return picked.transpose(*stamps.dims, ...)
 
 
-def member_times(
-    available: pd.DatetimeIndex,
-    valid_time: pd.Timestamp,
-    *,
-    window_days: int = 5,
-    min_members: int = 30,
-    exclude: Collection[int] = (),
-) -> pd.DatetimeIndex:
-    """The stamps of `available` that make the climatological ensemble of `valid_time`, ascending.
+class _Piece(NamedTuple):
+    """A box of one variable. levels: of those asked for, or () for a surface variable."""
 
-    Same hour, at most `window_days` from an anniversary of the valid time (of 29 February: 1 March in other years). The window is
-    widened day by day until `min_members` are found. exclude: years whose anniversary is left out. Raises InputError if a window
-    of half a year does not hold that many.
-    """
-    positions, _ = _members(available, pd.Timestamp(valid_time), window_days, min_members, frozenset(exclude))
-    return available[np.sort(positions)]
+    part: str
+    name: str
+    levels: tuple[int, ...]
+    latitude: slice
+    longitude: slice
 
 
-def climatological_ensemble(
-    analysis: xr.Dataset,
-    channels: Sequence[Channel],
-    valid_times: xr.DataArray | pd.DatetimeIndex,
-    period: tuple[str, str],
-    *,
-    window_days: int = 5,
-    min_members: int = 30,
-) -> xr.Dataset:
-    """For each valid time the analyses of `period` around its anniversaries, lazily: (*dims of valid_times, number, fields).
+@dataclass(frozen=True)
+class _Plan:
+    """period: positions in the analysis. slots: hour * 366 + day of each stamp of the period. template: see `store.blank`."""
 
-    valid_times: dims (time, prediction_timedelta) give a forecast in the schema; `time` and further coordinates are kept. All
-    valid times get the same number of members, the least that any of them has (the nearest days are kept). The anniversary that
-    is the valid time itself is never drawn from: a valid time inside the period, or within the window of its ends, has one year
-    less. attrs: members, window_days (the widest that was needed), period. Raises InputError as `compute` and `member_times`.
-    """
+    analysis: xr.Dataset
+    period: slice
+    slots: np.ndarray
+    window_days: int
+    quantiles: np.ndarray
+    template: xr.Dataset
+    chunks: dict[str, int]
+    pieces: list[_Piece]
+
+
+def _plan(
+    analysis: xr.Dataset, channels: Sequence[Channel], period: tuple[str, str], window_days: int, quantiles: Sequence[float]
+) -> _Plan:
     require_year(analysis, period)
-    data = analysis.isel(time=np.flatnonzero(in_period(analysis["time"].values, period)))
-    stamps = _as_array(valid_times)
-    index, window = _member_index(pd.DatetimeIndex(data["time"].values), stamps.values, window_days, min_members)
-    fields = [select_channel(data, channel) for channel in channels]
-    in_memory = sum(field.size for field in fields) * 4 <= ENSEMBLE_BUDGET
-    coords = {**stamps.coords, "number": np.arange(1, index.shape[-1] + 1)}
-    if "prediction_timedelta" in stamps.dims:
-        coords["valid_time"] = (stamps.dims, stamps.values)
-    drawn = {}
-    for channel, field in zip(channels, fields, strict=True):
-        source = field.astype("float32").load() if in_memory else field
-        array = xr.DataArray(_draw(index, source), dims=(*stamps.dims, "number", "latitude", "longitude"), coords=coords)
-        drawn[channel] = array.assign_coords(latitude=field["latitude"], longitude=field["longitude"])
-    out = _gather(drawn, data)
-    out.attrs = {"members": index.shape[-1], "window_days": window, "period": format_period(period)}
-    return out
-
-
-def _draw(index: np.ndarray, source: xr.DataArray) -> dask.array.Array:
-    """`source[index]` with one task for each position along the first dim of `index`."""
-    blocks = dask.array.from_array(index, chunks=(1, *index.shape[1:]), name=f"members-{uuid.uuid4().hex}")
-    grid = source.shape[1:]
-    new_axes = list(range(index.ndim, index.ndim + 2))
-    return dask.array.map_blocks(
-        functools.partial(_take, source=source), blocks, dtype="float32", new_axis=new_axes,
-        chunks=(*blocks.chunks, (grid[0],), (grid[1],)), name=f"climatology-{uuid.uuid4().hex}",
-        meta=np.empty((0,) * (index.ndim + 2), dtype="float32"),
-    )  # fmt: skip
-
-
-def _take(index: np.ndarray, *, source: xr.DataArray) -> np.ndarray:
-    wanted, inverse = np.unique(index, return_inverse=True)
-    fields: np.ndarray = source.isel(time=wanted).values.astype("float32", copy=False)
-    return fields[inverse.reshape(index.shape)]
-
-
-def _member_index(available: pd.DatetimeIndex, valid: np.ndarray, window_days: int, min_members: int) -> tuple[np.ndarray, int]:
-    """Positions in `available`, shape (*valid.shape, members), ascending along members, and the widest window needed."""
-    unique, inverse = np.unique(valid, return_inverse=True)
-    found = [_members(available, stamp, window_days, min_members, frozenset([stamp.year])) for stamp in pd.DatetimeIndex(unique)]
-    count = min(len(positions) for positions, _ in found)
-    rows = np.stack([np.sort(positions[:count]) for positions, _ in found])
-    return rows[inverse.reshape(valid.shape)], max(window for _, window in found)
-
-
-def _members(
-    available: pd.DatetimeIndex, valid: pd.Timestamp, window_days: int, min_members: int, exclude: frozenset[int]
-) -> tuple[np.ndarray, int]:
-    """Positions of the members, nearest days first (then by time), and the window that held them."""
-    candidates = np.flatnonzero(_hours(available) == valid - valid.normalize())
-    distance = np.full(len(candidates), DAYS)
-    dates = available.normalize().to_numpy()[candidates]
-    for year in range(available[0].year - 1, available[-1].year + 2):
-        apart = np.abs((dates - _anniversary(valid, year)) / np.timedelta64(1, "D")).astype(int)
-        own = apart < distance
-        distance[own] = DAYS if year in exclude else apart[own]
-    for window in range(window_days, DAYS // 2 + 1):
-        inside = np.flatnonzero(distance <= window)
-        if len(inside) >= max(min_members, 1):
-            order = np.argsort(distance[inside], kind="stable")
-            return candidates[inside[order]], window
-    raise InputError(
-        f"a climatological ensemble for {valid:%Y-%m-%dT%H} needs {min_members} analyses of {valid:%H} UTC; the training period "
-        f"{available[0]:%Y-%m-%d}..{available[-1]:%Y-%m-%d} has {int((distance < DAYS).sum())}"
-    )
-
-
-def _hours(stamps: pd.DatetimeIndex) -> pd.TimedeltaIndex:
-    return stamps - stamps.normalize()
-
-
-def _anniversary(valid: pd.Timestamp, year: int) -> np.datetime64:
-    first = np.datetime64(f"{year:04d}-{valid.month:02d}-01", "D")
-    return first + np.timedelta64(valid.day - 1, "D")  # 29 February runs over to 1 March
-
-
-def triangle(window_days: int) -> np.ndarray:
-    """Weights (366, 366) of day of year j for day i: 1 - |i - j| / window_days around the circle, not below 0."""
     if not 1 <= window_days <= DAYS // 2:
         raise InputError(f"window_days {window_days}: expected 1 to {DAYS // 2}")
-    apart = np.abs(np.arange(DAYS)[:, None] - np.arange(DAYS)[None, :])
-    return np.clip(1 - np.minimum(apart, DAYS - apart) / window_days, 0, None)
+    places = np.flatnonzero(in_period(analysis["time"].values, period))
+    hours, slots = _calendar(analysis["time"].values[places])
+    _check_coverage(hours, slots, window_days)
+    for channel in channels:
+        select_channel(analysis, channel)
+    names = levels_by_name(channels)
+    point = len(hours) * DAYS * (20 + 4 * (2 + len(quantiles))) + (4 * len(places) if quantiles else 0)
+    pieces, box = _pieces(analysis, names, max(1, MEMORY_BUDGET // point))
+    template = _template(analysis, channels, names, hours, quantiles)
+    template.attrs = {"period": format_period(period), "window_days": window_days, "window": "triangular"}
+    days = DAYS if 4 * DAYS * box[0] * box[1] <= CHUNK_BYTES else DAYS // 6
+    chunks = {"hour": 1, "dayofyear": days, "quantile": 1, "level": 1, "latitude": box[0], "longitude": box[1]}
+    span = slice(int(places[0]), int(places[-1]) + 1)
+    return _Plan(analysis, span, slots, window_days, np.asarray(quantiles, "float64"), template, chunks, pieces)
 
 
-def _moments(
-    field: xr.DataArray, hour_index: np.ndarray, days: np.ndarray, weights: np.ndarray, n_hours: int
-) -> tuple[np.ndarray, np.ndarray]:
-    mean = np.empty((n_hours, DAYS, *field.shape[1:]), dtype="float32")
-    std = np.empty_like(mean)
-    for band in _bands(field, 3 * 8 * n_hours * DAYS):
-        rows = field.isel(latitude=band)
-        guess = _first_guess(rows)
-        count, total, square = (np.zeros((n_hours, DAYS, *rows.shape[1:])) for _ in range(3))
-        for start in range(0, rows.sizes["time"], BLOCK):
-            anomaly = rows.isel(time=slice(start, start + BLOCK)).values.astype("float64") - guess
-            valid = np.isfinite(anomaly)
-            anomaly[~valid] = 0.0
-            for i in range(len(anomaly)):
-                slot = hour_index[start + i], days[start + i]
-                count[slot] += valid[i]
-                total[slot] += anomaly[i]
-                square[slot] += anomaly[i] ** 2
-        n, first, second = (_smooth(weights, sums) for sums in (count, total, square))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            departure = first / n
-            mean[:, :, band] = guess + departure
-            std[:, :, band] = np.sqrt(np.maximum(second / n - departure**2, 0.0))
-    return mean, std
+def _template(
+    analysis: xr.Dataset,
+    channels: Sequence[Channel],
+    names: Mapping[str, list[int]],
+    hours: np.ndarray,
+    quantiles: Sequence[float],
+) -> xr.Dataset:
+    coords: dict[str, Any] = {"hour": hours, "dayofyear": np.arange(1, DAYS + 1)}
+    if every := sorted({level for levels in names.values() for level in levels}):
+        coords["level"] = ("level", every, analysis["level"].attrs)
+    coords |= {axis: (axis, analysis[axis].values, analysis[axis].attrs) for axis in ("latitude", "longitude")}
+    if quantiles:
+        coords["quantile"] = np.asarray(quantiles, "float64")
+    variables = {}
+    for suffix in SUFFIXES[: 3 if quantiles else 2]:
+        first = ("quantile",) if suffix == "_quantile" else ()
+        for name, levels in names.items():
+            dims = (*first, "hour", "dayofyear", *(("level",) if levels else ()), "latitude", "longitude")
+            variables[f"{name}{suffix}"] = (dims, variable_attrs(analysis, channels, name))
+    return store.blank(coords, variables)
 
 
-def _smooth(weights: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    flat = sums.reshape(len(sums), DAYS, -1)
-    return np.matmul(weights, flat).reshape(sums.shape)
+def _pieces(analysis: xr.Dataset, names: Mapping[str, list[int]], most: int) -> tuple[list[_Piece], tuple[int, int]]:
+    """The boxes of every variable, of at most `most` points, and the rows and columns that are a chunk of the result."""
+    groups = {name: _level_groups(analysis[name], levels, most) for name, levels in names.items()}
+    deepest = max(max(len(group), 1) for found in groups.values() for group in found)
+    n_lat, n_lon = analysis.sizes["latitude"], analysis.sizes["longitude"]
+    stored = [_stored(analysis[name]) for name in names]
+    rows, columns = (min(sizes[axis] for sizes in stored) for axis in ("latitude", "longitude"))
+    columns = min(columns, max(1, most // deepest))
+    rows = min(rows, max(1, most // (deepest * columns)))
+    columns = min(n_lon, columns * max(1, most // (deepest * rows * columns)))  # whole chunks, as many as fit
+    rows = min(n_lat, rows * max(1, most // (deepest * rows * columns)))
+    pieces = []
+    for name, found in groups.items():
+        counter = itertools.count()
+        for group in found:
+            taller = rows * max(1, most // (max(len(group), 1) * rows * columns))
+            for south, west in itertools.product(range(0, n_lat, taller), range(0, n_lon, columns)):
+                box = slice(south, min(south + taller, n_lat)), slice(west, min(west + columns, n_lon))
+                pieces.append(_Piece(f"{name}.{next(counter):05d}", name, group, *box))
+    return pieces, (rows, columns)
 
 
-def _first_guess(rows: xr.DataArray) -> np.ndarray:
-    """Any value near the mean removes the cancellation; a point that happens to be missing in all of these stamps gets 0."""
-    some = rows.isel(time=np.unique(np.linspace(0, rows.sizes["time"] - 1, 12).astype(int))).values.astype("float64")
-    valid = np.isfinite(some)
-    guess: np.ndarray = np.where(valid, some, 0.0).sum(axis=0) / np.maximum(valid.sum(axis=0), 1)
-    return guess
+def _level_groups(array: xr.DataArray, levels: Sequence[int], most: int) -> list[tuple[int, ...]]:
+    """Levels that lie in one chunk are read together, if one point of them fits."""
+    if not levels:
+        return [()]
+    run, positions = _stored(array)["level"], {int(level): i for i, level in enumerate(array["level"].values)}
+    together = itertools.groupby(levels, lambda level: positions[level] // run)
+    groups = [tuple(group) for _, group in together]
+    return [group[first : first + most] for group in groups for first in range(0, len(group), most)]
 
 
-def _quantiles(
-    field: xr.DataArray, hour_index: np.ndarray, days: np.ndarray, weights: np.ndarray, n_hours: int, levels: np.ndarray
-) -> np.ndarray:
-    out = np.empty((len(levels), n_hours, DAYS, *field.shape[1:]), dtype="float32")
-    for band in _bands(field, 4 * field.sizes["time"] + 4 * len(levels) * DAYS):
-        rows = field.isel(latitude=band).values.astype("float32")
+def _stored(array: xr.DataArray) -> dict[str, int]:
+    """Sizes of what is read at once: dask blocks, else the stored chunks; of an array in memory whole fields, stamp by stamp."""
+    if array.chunks is not None:
+        return {str(dim): max(sizes) for dim, sizes in zip(array.dims, array.chunks, strict=True)}
+    chunks = array.encoding.get("chunks") or ()
+    if len(chunks) == array.ndim:
+        return {str(dim): int(size) for dim, size in zip(array.dims, chunks, strict=True)}
+    return {**{str(dim): size for dim, size in array.sizes.items()}, "time": 1}
+
+
+def _results(plan: _Plan, pieces: Sequence[_Piece], cluster: str | None) -> Iterator[tuple[_Piece, list[np.ndarray]]]:
+    """Pieces and what `_climate` makes of them, in order; few of them wait, as each holds its results."""
+    tasks = ((*_fields(plan, piece), plan.slots, plan.window_days, plan.quantiles) for piece in pieces)
+    with pool(cluster) as workers:
+        ahead = cores() + 1 if cluster is None else AHEAD
+        yield from zip(pieces, in_order(workers, _climate, tasks, ahead=ahead), strict=True)
+
+
+def _fields(plan: _Plan, piece: _Piece) -> tuple[xr.DataArray, list[slice]]:
+    """What a piece reads, lazily, (time, [level], latitude, longitude), and the runs of stamps that it is to be read by."""
+    array = plan.analysis[piece.name]
+    field = array.isel(time=plan.period, latitude=piece.latitude, longitude=piece.longitude)
+    if piece.levels:
+        levels = array["level"].values.tolist()
+        field = field.isel(level=[levels.index(level) for level in piece.levels])
+    field = field.transpose("time", ..., "latitude", "longitude").drop_vars(list(field.coords))
+    axis, run = array.get_axis_num("time"), _stored(array)["time"]
+    ends = np.arange(run, array.sizes["time"] + run, run) if array.chunks is None else np.cumsum(array.chunks[axis])
+    ends = np.unique(np.clip(ends - plan.period.start, 0, field.sizes["time"]))
+    most = max(1, BLOCK_BYTES // (4 * field[0].size))
+    blocks, start = [], 0
+    for end, following in itertools.pairwise([*ends.tolist(), np.inf]):
+        if end > start and following - start > most:
+            blocks.append(slice(start, end))
+            start = end
+    return field, blocks
+
+
+def _climate(
+    field: xr.DataArray, blocks: Sequence[slice], slots: np.ndarray, window_days: int, levels: np.ndarray
+) -> list[np.ndarray]:
+    """Mean and standard deviation (hour, day, *fields), and quantiles (level, hour, day, *fields) if any are asked for."""
+    n_hours, shape = slots.max() // DAYS + 1, field.shape[1:]
+    points = int(np.prod(shape))
+    sums = windows.new_sums(n_hours * DAYS, points)
+    by_hour = np.argsort(slots // DAYS, kind="stable")
+    place = np.argsort(by_hour)  # of each stamp in the sample, which holds hour after hour
+    sample = np.empty((len(slots) if len(levels) else 0, points), "float32")
+    for block in blocks:
+        # in this thread: the tasks are the parallel work
+        values = field.isel(time=block).compute(scheduler="synchronous").values.reshape(-1, points)
+        windows.add(np.ascontiguousarray(values), slots[block], *sums)
+        if len(levels):
+            sample[place[block]] = values
+    found = list(windows.moments(*sums, window_days))
+    if len(levels):
+        quantiles = np.empty((len(levels), n_hours, DAYS, points), "float32")
         for hour in range(n_hours):
-            own = np.flatnonzero(hour_index == hour)
-            sample = np.ascontiguousarray(rows[own].reshape(len(own), -1).T)
-            found = _weighted_quantiles(sample, days[own], weights, levels)
-            out[:, hour, :, band] = found.transpose(2, 1, 0).reshape(len(levels), DAYS, *rows.shape[1:])
-    return out
+            own = np.flatnonzero(slots // DAYS == hour)
+            some = slice(place[own[0]], place[own[-1]] + 1)
+            windows.quantiles(sample[some], slots[own] % DAYS, window_days, levels, quantiles[:, hour])
+        found.append(quantiles)
+    return [values.reshape(*values.shape[:-1], *shape) for values in found]
 
 
-@numba.njit(nogil=True, cache=True)
-def _weighted_quantiles(sample: np.ndarray, days: np.ndarray, weights: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Quantiles (point, day, level) of a sample (point, stamp): each point is sorted once, then walked for every day."""
-    points, n_days = sample.shape[0], weights.shape[0]
-    out = np.full((points, n_days, levels.size), np.nan, dtype=np.float32)
-    for point in range(points):
-        order = np.argsort(sample[point])
-        while order.size and np.isnan(sample[point, order[-1]]):
-            order = order[:-1]
-        ordered, ordered_days = sample[point][order], days[order]
-        values, shares = np.empty(order.size), np.empty(order.size)
-        for day in range(n_days):
-            count, total, squares = 0, 0.0, 0.0
-            for i in range(order.size):
-                weight = weights[day, ordered_days[i]]
-                if weight > 0.0:
-                    values[count], shares[count] = ordered[i], weight
-                    count, total, squares = count + 1, total + weight, squares + weight * weight
-            size = total * total / squares if count else 0.0
-            for k in range(levels.size if count else 0):
-                position = (size - 1) * levels[k]  # of the order statistic, from 0, as in type 7
-                cumulative, reached, result = 0.0, 0.0, 0.0
-                for i in range(count):
-                    cumulative += shares[i] * size / total
-                    share = min(max(cumulative - position, 0.0), 1.0)
-                    result += (share - reached) * values[i]
-                    reached = share
-                    if share >= 1.0:
-                        break
-                out[point, day, k] = result / reached
-    return out
+def _boxes_of(plan: _Plan, piece: _Piece, found: Sequence[np.ndarray]) -> Iterator[tuple[str, dict[str, slice], np.ndarray]]:
+    """What a piece gives to the result: variable, its box (positions), values. The first of a variable fills absent levels."""
+    box = {"latitude": piece.latitude, "longitude": piece.longitude}
+    for suffix, values in zip(SUFFIXES, found, strict=False):
+        name = f"{piece.name}{suffix}"
+        if not piece.levels:
+            yield name, box, values
+            continue
+        every = plan.template["level"].values.tolist()
+        for i, level in enumerate(piece.levels):
+            position = every.index(level)
+            yield name, {**box, "level": slice(position, position + 1)}, values[..., i : i + 1, :, :]
+        own = np.atleast_1d(plan.template[name].attrs["levels_available"]).tolist()
+        for position in (i for i, level in enumerate(every) if piece.levels[0] == own[0] and level not in own):
+            yield name, {**box, "level": slice(position, position + 1)}, np.full_like(values[..., :1, :, :], np.nan)
 
 
-def _bands(field: xr.DataArray, bytes_per_point: int) -> Iterator[slice]:
-    """Slices of latitude whose accumulators fit the budget. Each one reads the period again: chunks hold whole fields."""
-    rows = max(1, MEMORY_BUDGET // (bytes_per_point * field.sizes["longitude"]))
-    for start in range(0, field.sizes["latitude"], rows):
-        yield slice(start, start + rows)
-
-
-def _calendar(times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hours of the day that occur, the position of each stamp among them, and its day of year from 0."""
+def _calendar(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hours of the day that occur, and for each stamp the position of its hour among them * 366 + its day of year from 0."""
     stamps = pd.DatetimeIndex(times)
     hours, index = np.unique(stamps.hour.to_numpy(), return_inverse=True)
-    return hours.astype("int64"), index, stamps.day_of_year.to_numpy().astype("int64") - 1
+    return hours.astype("int64"), index * DAYS + stamps.day_of_year.to_numpy().astype("int64") - 1
 
 
-def _gather(fields: dict[Channel, xr.DataArray], data: xr.Dataset) -> xr.Dataset:
-    """Channels as variables with the units of `data`; levels that a variable lacks are NaN, as in an analysis store."""
-    every = sorted({channel.level for channel in fields if channel.level is not None})
-    variables = {}
-    for name in dict.fromkeys(channel.name for channel in fields):
-        own = {channel.level: array for channel, array in fields.items() if channel.name == name}
-        if None in own:
-            array = own[None]
-        else:
-            absent = xr.full_like(next(iter(own.values())), np.nan)
-            array = xr.concat([own.get(level, absent) for level in every], dim=pd.Index(every, name="level"), join="exact")
-            array = array.transpose(..., "level", "latitude", "longitude")
-        variables[name] = array.assign_attrs(_variable_attrs(data, list(fields), name))
-    return xr.Dataset(variables)
-
-
-def _variable_attrs(data: xr.Dataset, channels: Sequence[Channel], name: str) -> dict[str, object]:
+def variable_attrs(data: xr.Dataset, channels: Sequence[Channel], name: str) -> dict[str, object]:
+    """Units of a variable of `data`, and those of its levels that are among the channels."""
     levels = sorted(channel.level for channel in channels if channel.name == name and channel.level is not None)
     return {"units": data[name].attrs.get("units", ""), **({"levels_available": levels} if levels else {})}
 
@@ -351,10 +333,10 @@ def _span(times: np.ndarray) -> str:
     return f"{first:%Y-%m-%d}..{last:%Y-%m-%d}"
 
 
-def _check_coverage(hours: np.ndarray, hour_index: np.ndarray, days: np.ndarray, weights: np.ndarray) -> None:
+def _check_coverage(hours: np.ndarray, slots: np.ndarray, window_days: int) -> None:
     for position, hour in enumerate(hours):
-        count = np.bincount(days[hour_index == position], minlength=DAYS)
-        empty = np.flatnonzero(weights @ count == 0)
+        own = slots[slots // DAYS == position] % DAYS
+        empty = np.flatnonzero(windows.weights_of(windows.starts_of(own), window_days)[0] == 0)
         if len(empty):
             raise InputError(
                 f"a climatology needs analyses all around the year: at {hour:02d} UTC no stamp of the period lies within the "
@@ -362,7 +344,8 @@ def _check_coverage(hours: np.ndarray, hour_index: np.ndarray, days: np.ndarray,
             )
 
 
-def _as_array(valid_times: xr.DataArray | pd.DatetimeIndex) -> xr.DataArray:
+def as_array(valid_times: xr.DataArray | pd.DatetimeIndex) -> xr.DataArray:
+    """Valid times as an array; an index has the dim `time`."""
     if isinstance(valid_times, xr.DataArray):
         return valid_times
     return xr.DataArray(valid_times, dims="time", coords={"time": valid_times})

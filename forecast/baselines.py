@@ -15,7 +15,8 @@ import pandas as pd
 import scipy.linalg
 import xarray as xr
 
-from data_pipeline.climatology import climatological_ensemble, require_year
+from data_pipeline.climatological import climatological_ensemble
+from data_pipeline.climatology import require_year
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel, stack
@@ -45,7 +46,7 @@ def climatology(analysis: xr.Dataset, plan: ForecastPlan, period: tuple[str, str
     """The analyses of the training years in a window around each valid time's date, at the same hour; at least 30 members.
 
     Exchangeable draws of the climate, so its fair CRPS is that of the climatological distribution. See
-    `data_pipeline.climatology.climatological_ensemble` for the window and for valid times inside the period.
+    `data_pipeline.climatological.climatological_ensemble` for the window and for valid times inside the period.
     """
     valid = xr.DataArray(
         plan.times[:, None] + plan.leads[None, :],
