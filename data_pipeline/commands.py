@@ -120,20 +120,26 @@ def climatology(
     out: Out = None,
     window_days: Annotated[int, typer.Option(help="days either side, weights falling linearly to zero")] = 30,
     quantile: Annotated[list[float] | None, typer.Option(help="quantile between 0 and 1; repeat for more")] = None,
+    cluster: Annotated[str | None, typer.Option(help="dask scheduler, as tcp://host:8786; default: threads here")] = None,
 ) -> None:
     """Example: plumecast data climatology recipes/planet.toml --quantile 0.1 --quantile 0.9
 
-    Mean, standard deviation and quantiles by hour and day of year over the training period, into <out>/climatology.zarr.
+    Mean, standard deviation and quantiles by hour and day of year over the training period, into <out>/climatology.zarr. Killed
+    and run again, it continues.
     """
     from data_pipeline.derived import make_climatology
     from data_pipeline.errors import InputError
+    from data_pipeline.progress import ProgressDisplay
     from data_pipeline.recipe import read_recipe
 
     levels = sorted(quantile or [])
     if any(not 0 <= level <= 1 for level in levels):
         raise InputError(f"--quantile {levels}: expected numbers from 0 to 1")
     parts = read_recipe(recipe, settings or [])
-    path = make_climatology(parts, _folder(parts["name"], out), window_days=window_days, quantiles=levels)
+    with ProgressDisplay("climatology", "boxes") as progress:
+        path = make_climatology(
+            parts, _folder(parts["name"], out), window_days=window_days, quantiles=levels, cluster=cluster, progress=progress
+        )
     typer.echo(f"{path}\nnext: open it with xarray.open_zarr, or draw it with plumecast map")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,16 @@ def make_statistics(recipe: Mapping[str, Any], folder: Path) -> Path:
     return out
 
 
-def make_climatology(recipe: Mapping[str, Any], folder: Path, *, window_days: int = 30, quantiles: Sequence[float] = ()) -> Path:
-    """<folder>/climatology.zarr from <folder>/analysis.zarr: see `climatology.compute`. A finished one is left untouched."""
+def make_climatology(
+    recipe: Mapping[str, Any],
+    folder: Path,
+    *,
+    window_days: int = 30,
+    quantiles: Sequence[float] = (),
+    cluster: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """<folder>/climatology.zarr from <folder>/analysis.zarr: see `climatology.write`. A finished one is left untouched."""
     analysis, channels = _inputs(recipe, folder)
     periods = section(recipe, "periods", Periods)
     # a short analysis is the first thing to say: naming a period would not help
@@ -38,8 +46,10 @@ def make_climatology(recipe: Mapping[str, Any], folder: Path, *, window_days: in
     identity = {**_identity(analysis, channels, period), "window_days": window_days, "quantiles": list(quantiles)}
     out = folder / "climatology.zarr"
     if not store.is_finished(out, identity):
-        data = climatology.compute(analysis, channels, period, window_days=window_days, quantiles=quantiles)
-        store.write_dataset(out, data, chunks={"hour": 1, "dayofyear": 61, "quantile": 1}, recipe=identity)
+        climatology.write(
+            analysis, channels, period, out, window_days=window_days, quantiles=quantiles, recipe=identity, cluster=cluster,
+            progress=progress,
+        )  # fmt: skip
     return out
 
 
