@@ -84,7 +84,6 @@ def read_moments(
     weights, reach = row_weights(Grid.of(analysis)), _reach(times, hours)
     found = {channel: Moments(changes=[Moment() for _ in hours]) for channel in channels}
     for name, levels in levels_by_name(channels).items():
-        own = [channel for level in levels or [None] for channel in channels if channel == Channel(name, level)]
         places = np.searchsorted(analysis["level"].values, levels) if levels else [0]
         before = _fields(analysis[name], max(first, start - reach), start)[:, places]
         size = max(1, min(BLOCK, BLOCK_BYTES // max(_fields(analysis[name], 0, 1).nbytes, 1)))
@@ -93,27 +92,31 @@ def read_moments(
             values = _fields(analysis[name], low, high)[:, places]
             pairs = partners(times[low:high], times[low - len(before) : low], hours)
             _, block = scan(values, before, pairs, weights, log=is_log(name))
-            for channel, moments in zip(own, block, strict=True):
+            for channel, moments in zip(_own(name, levels), block, strict=True):
                 found[channel].add(moments)
             before = np.concatenate([before, values])[-reach:] if reach else before
     return [found[channel] for channel in channels]
 
 
 def read_edges(
-    analysis: xr.Dataset, channels: Sequence[Channel], start: int, stop: int, hours: Sequence[int]
+    analysis: xr.Dataset, channels: Sequence[Channel], box: slice, hours: Sequence[int]
 ) -> dict[str, list[list[float]]]:
-    """Moments of the changes of the stamps start .. stop since earlier ones, as plain data by channel."""
+    """Moments of the changes of the stamps `box` since earlier ones, as plain data by channel."""
     times, weights = analysis["time"].values, row_weights(Grid.of(analysis))
-    reach = _reach(times, hours)
-    low, high = max(0, start - reach), min(start + reach, stop)
+    reach, start = _reach(times, hours), box.start
+    low, high = max(0, start - reach), min(start + reach, box.stop)
     pairs = partners(times[start:high], times[low:start], hours)
     pairs[pairs >= 0] = NONE
-    edges = {}
+    edges: dict[str, list[list[float]]] = {}
     for name, levels in levels_by_name(channels).items():
         fields = _fields(analysis[name], low, high)[:, np.searchsorted(analysis["level"].values, levels) if levels else [0]]
         _, found = scan(fields[start - low :], fields[: start - low], pairs, weights, log=is_log(name))
-        edges |= {Channel(name, level).label: moments.numbers() for level, moments in zip(levels or [None], found, strict=True)}
+        edges |= {channel.label: moments.numbers() for channel, moments in zip(_own(name, levels), found, strict=True)}
     return edges
+
+
+def _own(name: str, levels: Sequence[int]) -> list[Channel]:
+    return [Channel(name, level) for level in levels] or [Channel(name)]
 
 
 def _reach(times: np.ndarray, hours: Sequence[int]) -> int:

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 
 from data_pipeline import quality, store
 from data_pipeline.grid import Grid
-from data_pipeline.ingest import AnalysisSection, plan, spans, step_text
+from data_pipeline.plan import AnalysisSection, plan, spans, step_text
 from data_pipeline.progress import table_console
 from data_pipeline.recipe import section
 from data_pipeline.schema import channels_of
@@ -27,6 +27,7 @@ def show_plan(recipe: Mapping[str, Any], out: Path) -> None:
     """What an ingest would do: channels, grid, period, size, and how much of it is there."""
     planned = plan(section(recipe, "source", SourceSection), section(recipe, "analysis", AnalysisSection))
     console, native = table_console(), Grid.of(planned.source)
+    longest = max(box.stop - box.start for box in planned.parts.values())
     rows = {
         "channels": ", ".join(channel.label for channel in planned.channels),
         "source grid": str(native),
@@ -34,7 +35,7 @@ def show_plan(recipe: Mapping[str, Any], out: Path) -> None:
         "period": f"{planned.times[0]:%Y-%m-%dT%H} to {planned.times[-1]:%Y-%m-%dT%H}, {len(planned.times)} stamps every "
         f"{step_text(planned.step)}",
         "holes": "; ".join(spans(planned.missing, planned.step)) or "none",
-        "work": f"{len(planned.parts)} parts of up to {planned.part} stamps, {planned.bytes / 1e6:.0f} MB before compression",
+        "work": f"{len(planned.parts)} parts of up to {longest} stamps, {planned.bytes / 1e6:.0f} MB before compression",
         "state": _state(out),
     }
     _show_pairs(console, f"would write {out}", rows)

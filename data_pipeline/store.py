@@ -39,6 +39,7 @@ __all__ = [
     "is_finished",
     "is_store",
     "open_store",
+    "open_tree",
     "partial_path",
     "progress_of",
     "read_manifest",
@@ -157,7 +158,7 @@ def open_store(path: str | Path, *, allow_incomplete: bool = False) -> xr.Datase
     if found is None:
         raise InputError(f"{path} not found")
     if allow_incomplete:
-        return _open(partial_path(path) / "store", consolidated=False)
+        return open_tree(partial_path(path) / "store")
     raise NotReadyError(f"{path} is unfinished ({found[0]} of {found[1]} parts written); run the command that makes it again")
 
 
@@ -174,6 +175,11 @@ def verify_store(path: str | Path) -> list[str]:
         if [(path / name).stat().st_size, sha256(path / name)] != expected[name]:
             faults.append(f"{name}: bytes differ from those written")
     return faults
+
+
+def open_tree(root: Path) -> xr.Dataset:
+    """The zarr tree of a store, also of an unfinished one, where it lies."""
+    return _open(root, consolidated=False)
 
 
 def _open(path: Path, *, consolidated: bool) -> xr.Dataset:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,8 @@ from data_pipeline.chunks import Region, check_box, chunk_keys, dims_of, open_ar
 from data_pipeline.disk import Lock, exchange, plain, sha256, sync, sync_files, write_json
 from data_pipeline.errors import InputError, PlumecastError
 from data_pipeline.manifest import MANIFEST, is_store, partial_path, read_manifest, read_plan, version
+
+Closing = Callable[[Path], tuple[Mapping[str, Any], Mapping[str, Any]]]
 
 
 class StoreWriter:
@@ -132,10 +134,11 @@ class StoreWriter:
                 _link(store / file, root / file)
         self._mark(part, files, note)
 
-    def finish(self, attrs: Mapping[str, Any] | None = None, beside: Mapping[str, Any] | None = None) -> Path:
-        """Publish the store with these further attributes, and JSON files {name: content} in it; returns its path.
+    def finish(self, attrs: Mapping[str, Any] | Closing | None = None) -> Path:
+        """Publish the store with these further attributes; returns its path.
 
-        Done once, whoever calls it, and nothing if it is published already. Raises PlumecastError if parts are missing.
+        attrs: or a function of the whole zarr tree that gives the attributes, and JSON files {name: content} that lie in it. Done
+        once, whoever calls it, and nothing if it is published already. Raises PlumecastError if parts are missing.
         """
         self.refresh()
         if self.finished:
@@ -150,7 +153,7 @@ class StoreWriter:
         try:
             if not (self._folder / "store").is_dir():
                 return self._published_by_another()
-            self._publish(attrs or {}, beside or {})
+            self._publish(*attrs(self._folder / "store") if callable(attrs) else (attrs or {}, {}))
         finally:
             publishing.release()
         self.finished = True
@@ -192,15 +195,15 @@ class StoreWriter:
     def _publish(self, attrs: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
         root, plan = self._folder / "store", read_plan(self.path)
         assert plan is not None
-        (root / MANIFEST).unlink(missing_ok=True)
-        for debris in root.rglob("*.partial"):  # temporary files, left by a kill
+        # temporary files, and those that an attempt to publish left: zarr is to see arrays only
+        for debris in [*root.rglob("*.partial"), *(file for file in root.glob("*.json") if file.name != "zarr.json")]:
             debris.unlink()
-        for name, content in beside.items():
-            write_json(root / name, plain(content))
         zarr.open_group(root, mode="r+", use_consolidated=False).attrs.update(plain(attrs))
         with warnings.catch_warnings():  # every reader we know understands it; zarr warns that the v3 text does not list it yet
             warnings.filterwarnings("ignore", message="Consolidated metadata")
             zarr.consolidate_metadata(root)
+        for name, content in beside.items():
+            write_json(root / name, plain(content))
         extends = plan.pop("extends", None)
         plan.pop("parts")
         write_json(root / MANIFEST, {"format": 1, "plumecast_version": version(), **plan, "files": self._inventory(root)})

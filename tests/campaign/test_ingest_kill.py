@@ -26,8 +26,8 @@ KILLS = 60 if os.environ.get("PLUMECAST_FULL") else 8
 CHILD = """
 import json, sys
 from pathlib import Path
-from data_pipeline import ingest
-ingest.PART_STAMPS = 4
+from data_pipeline import ingest, plan
+plan.PART_STAMPS = 4
 print("ready", flush=True)
 ingest.ingest(json.loads(sys.argv[1]), Path(sys.argv[2]))
 print("done", flush=True)
