@@ -122,11 +122,13 @@ _TABLE = (
     ),
     Variable(
         "maximum_2m_temperature", "K", "Maximum 2 m temperature", "mx2t", ("mx2t", "mx2t3", "mx2t6", "tasmax", "TMAX"),
-        param_ids=(201, 228026, 121), valid_range=(170, 345), accumulated=True, window="maximum", height=2, style=_CELSIUS,
+        param_ids=(201, 228026, 121, 3015, 237167), valid_range=(170, 345), accumulated=True, window="maximum", height=2,
+        style=_CELSIUS,
     ),
     Variable(
         "minimum_2m_temperature", "K", "Minimum 2 m temperature", "mn2t", ("mn2t", "mn2t3", "mn2t6", "tasmin", "TMIN"),
-        param_ids=(202, 228027, 122), valid_range=(170, 345), accumulated=True, window="minimum", height=2, style=_CELSIUS,
+        param_ids=(202, 228027, 122, 3016, 238167), valid_range=(170, 345), accumulated=True, window="minimum", height=2,
+        style=_CELSIUS,
     ),
     Variable(
         "10m_u_component_of_wind", "m s-1", "10 m eastward wind", "u10", ("u10", "10u", "u10m", "uas", "UGRD"), "eastward_wind",
@@ -156,7 +158,7 @@ _TABLE = (
     ),
     Variable(
         "mean_sea_level_pressure", "Pa", "Mean sea level pressure", "msl", ("msl", "prmsl", "psl", "PRMSL", "MSLET"),
-        "air_pressure_at_mean_sea_level", param_ids=(151,), valid_range=(85000, 110000), style=_PRESSURE,
+        "air_pressure_at_mean_sea_level", param_ids=(151, 260074), valid_range=(85000, 110000), style=_PRESSURE,
     ),
     Variable(
         "surface_pressure", "Pa", "Surface pressure", "sp", ("sp", "ps", "PRES"), "surface_air_pressure",
@@ -168,30 +170,31 @@ _TABLE = (
         non_negative=True, param_ids=(228, 228228), valid_range=(-1e-4, 2), accumulated=True, transform="log", style=_RAIN,
     ),
     Variable(
-        "total_precipitation_rate", "kg m-2 s-1", "Precipitation rate", "tprate", ("tprate", "pr", "PRATE"), "precipitation_flux",
-        non_negative=True, param_ids=(260048,), valid_range=(-1e-6, 0.2),
+        "total_precipitation_rate", "kg m-2 s-1", "Precipitation rate", "tprate", ("tprate", "pr", "prate", "PRATE"),
+        "precipitation_flux",
+        non_negative=True, param_ids=(260048, 3059), valid_range=(-1e-6, 0.2),
         style=Style("YlGnBu", units="mm h-1", factor=3600.0),
     ),
     Variable(
-        "convective_precipitation", "m", "Convective precipitation", "cp", ("cp", "ACPCP"),
+        "convective_precipitation", "m", "Convective precipitation", "cp", ("cp", "acpcp", "ACPCP"),
         "lwe_thickness_of_convective_precipitation_amount",
-        non_negative=True, param_ids=(143, 228143), valid_range=(-1e-4, 2), accumulated=True, transform="log", style=_RAIN,
+        non_negative=True, param_ids=(143, 228143, 3063), valid_range=(-1e-4, 2), accumulated=True, transform="log", style=_RAIN,
     ),
     Variable(
         "snowfall", "m", "Snowfall (water equivalent)", "sf", ("sf",), "lwe_thickness_of_snowfall_amount",
         non_negative=True, param_ids=(144, 228144), valid_range=(-1e-4, 2), accumulated=True, transform="log", style=_RAIN,
     ),
     Variable(
-        "snow_depth", "m", "Snow depth (water equivalent)", "sd", ("sd", "WEASD"), "lwe_thickness_of_surface_snow_amount",
-        non_negative=True, param_ids=(141, 228141), valid_range=(-1e-4, 20), style=_RAIN,
+        "snow_depth", "m", "Snow depth (water equivalent)", "sd", ("sd", "sdwe", "WEASD"), "lwe_thickness_of_surface_snow_amount",
+        non_negative=True, param_ids=(141, 228141, 260056), valid_range=(-1e-4, 20), style=_RAIN,
     ),
     Variable(
         "total_column_water_vapour", "kg m-2", "Total column water vapour", "tcwv", ("tcwv",),
         "atmosphere_mass_content_of_water_vapor", non_negative=True, param_ids=(137,), valid_range=(-0.5, 120), style=_WATER,
     ),
     Variable(
-        "total_column_water", "kg m-2", "Total column water", "tcw", ("tcw", "PWAT"),
-        non_negative=True, param_ids=(136,), valid_range=(-0.5, 150), style=_WATER,
+        "total_column_water", "kg m-2", "Total column water", "tcw", ("tcw", "pwat", "PWAT"),
+        non_negative=True, param_ids=(136, 3054), valid_range=(-0.5, 150), style=_WATER,
     ),
     Variable(
         "total_cloud_cover", "1", "Total cloud cover", "tcc", ("tcc", "TCDC"), "cloud_area_fraction",
@@ -220,7 +223,7 @@ _TABLE = (
     ),
     Variable(
         "skin_temperature", "K", "Skin temperature", "skt", ("skt", "ts", "TMP"), "surface_temperature",
-        param_ids=(235,), valid_range=(150, 370), height=0, style=_CELSIUS,
+        param_ids=(235, 130), valid_range=(150, 370), height=0, style=_CELSIUS,
     ),
     Variable(
         "soil_temperature_level_1", "K", "Soil temperature, level 1", "stl1", ("stl1",), "soil_temperature",

@@ -29,7 +29,7 @@ class Hints:
     """What files do not tell. Keys are names of source variables, for levels also file names with wildcards.
 
     levels: pressure (hPa) of a variable whose level is only in the file name. names: canonical name of a variable that could be
-    several. units: of a variable that states none, or wrong ones.
+    several, "" to leave one out. units: of a variable that states none, or wrong ones.
     """
 
     levels: Mapping[str, int] = field(default_factory=dict)
@@ -56,6 +56,7 @@ def read(raw: xr.Dataset, kind: Kind, hints: Hints, file: str) -> Found:
     """Every field of an opened file in the form of the schema. Raises InputError naming the file."""
     found = Found([], [], {})
     try:
+        _check_not_monthly(raw)
         data, names = layout.rename_roles(raw)
         renamed = layout.renamings(names, kind)
         found.log += [renamed] if renamed else []
@@ -93,6 +94,18 @@ def _take(name: str, data: xr.Dataset, kind: Kind, hints: Hints, file: str, foun
     found.fields.append(array.rename(canonical))
 
 
+def _check_not_monthly(raw: xr.Dataset) -> None:
+    attrs = [raw.attrs, *(array.attrs for array in raw.data_vars.values())]
+    told = next((a for a in attrs if a.get("frequency") in ("mon", "month", "monthly")), None)
+    steps = next(
+        (a["GRIB_stepType"] for a in attrs if str(a.get("GRIB_stepType")).startswith("avg") and a["GRIB_stepType"] != "avg"), None
+    )
+    if told or steps:
+        raise InputError(
+            f"monthly means ({'frequency ' + told['frequency'] if told else steps}): expected instants or sums of hours"
+        )
+
+
 def _check_field(array: xr.DataArray) -> None:
     """Raise UnknownVariableError for what is no field of numbers on the grid, or on levels that are no pressures."""
     if not {"latitude", "longitude"} <= set(array.dims):
@@ -108,6 +121,8 @@ def _identity(name: str, array: xr.DataArray, hints: Hints, file: str) -> tuple[
     """Canonical name, and the level (hPa) if the array has no level dim of its own."""
     if name in hints.names:
         canonical = hints.names[name]
+        if not canonical:
+            raise UnknownVariableError("as the source option names wants it")
         if lookup(canonical) is None:
             raise InputError(f"source option names: {name!r} is to be {canonical!r}, which is not in the table of variables")
         return canonical, _scalar_level(name, array, hints, file)

@@ -1,4 +1,4 @@
-"""Files of any archive in the schema: NetCDF (classic and 4), GRIB (1 and 2) and zarr (2 and 3), one or many, lazily.
+"""Files of any archive in the schema: NetCDF (classic and 4), GRIB (1 and 2), zarr (2 and 3) and zips, one or many, lazily.
 
 `open_files` gives analyses, `open_ensemble` forecasts or analysis members. Names, units and orientation are mapped to the schema
 (`data_pipeline.variables`, `data_pipeline.sources.layout`); what was done is in `attrs["mapping"]`, a JSON list of lines.
@@ -18,12 +18,11 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.sources.accumulation import deaccumulate, totals
 from data_pipeline.sources.fields import Found, Hints, read
-from data_pipeline.sources.grib import open_grib
 from data_pipeline.sources.join import join, noted
+from data_pipeline.sources.raw import SUFFIXES, is_zarr, open_raw
 from data_pipeline.variables import lookup
 
 Paths = str | Path | Sequence[str | Path]
-_SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf", ".grib", ".grib1", ".grib2", ".grb", ".grb2", ".zarr")
 
 
 def open_files(
@@ -102,6 +101,8 @@ def as_forecast(
 ) -> xr.Dataset:
     """Fields that `fields.read` found as one forecast; arguments, result and errors as of `open_ensemble`."""
     for found in opened:
+        static = [str(array.attrs["source_name"]) for array in found.fields if "time" not in array.dims]
+        found.left_out |= dict.fromkeys(static, "it has no time, so it is no part of a forecast")
         found.fields = [array for array in found.fields if "time" in array.dims]
     data = _assemble(opened, variables, accumulation)
     valid = data["time"].values[:, None] + data["prediction_timedelta"].values[None, :]
@@ -117,11 +118,11 @@ def expand(paths: Paths, pattern: str | None = None) -> list[Path]:
     if not isinstance(paths, str | Path):
         return [found for path in paths for found in expand(path, pattern)]
     path = Path(paths).expanduser()
-    if path.is_dir() and not _is_zarr(path):
+    if path.is_dir() and not is_zarr(path):
         found = sorted(path.glob(pattern or "*"))
-        found = [file for file in found if pattern or file.suffix in _SUFFIXES]
+        found = [file for file in found if pattern or file.suffix in SUFFIXES]
         if not found:
-            raise InputError(f"{path} holds no file {pattern or 'with a known ending (' + ' '.join(_SUFFIXES) + ')'}")
+            raise InputError(f"{path} holds no file {pattern or 'with a known ending (' + ' '.join(SUFFIXES) + ')'}")
         return found
     if path.exists():
         return [path]
@@ -137,35 +138,7 @@ def _has_wildcard(path: Path) -> bool:
 
 
 def _read(path: Path, kind: schema.Kind, hints: Hints) -> list[Found]:
-    return [read(raw, kind, hints, path.name) for raw in _open(path)]
-
-
-def _open(path: Path) -> list[xr.Dataset]:
-    try:
-        if _is_zarr(path):
-            return [xr.open_zarr(path, chunks={}, decode_timedelta=False, consolidated=_is_consolidated(path))]
-        if path.is_dir():
-            raise InputError(f"{path} is a folder, not a zarr store; give its files, or the folder with a pattern")
-        with path.open("rb") as file:
-            magic = file.read(8)
-        if magic.startswith((b"CDF", b"\x89HDF")):
-            return [xr.open_dataset(path, engine="netcdf4", chunks=None, cache=False, decode_timedelta=False)]
-        if magic.startswith(b"PK"):
-            raise InputError(f"{path.name} is a zip archive (the Climate Data Store packs several files): unpack it first")
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be opened: {error}. The file may be cut; get it again") from None
-    return open_grib(path)
-
-
-def _is_zarr(path: Path) -> bool:
-    return path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata"))
-
-
-def _is_consolidated(path: Path) -> bool:
-    group = path / "zarr.json"
-    return '"consolidated_metadata"' in group.read_text() if group.exists() else (path / ".zmetadata").exists()
+    return [read(raw, kind, hints, name) for name, raw in open_raw(path)]
 
 
 def _assemble(opened: Sequence[Found], variables: Sequence[str] | None, accumulation: str | None) -> xr.Dataset:

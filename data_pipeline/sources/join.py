@@ -82,7 +82,12 @@ def _concatenated(name: str, pieces: list[xr.DataArray], dim: str) -> xr.DataArr
     values = np.concatenate([piece[dim].values for piece in pieces])
     distinct, counts = np.unique(values, return_counts=True)
     if (counts > 1).any():
-        raise InputError(f"{name}: {dim} {shown(distinct[counts > 1][0])} is there {counts.max()} times; drop one of the files")
+        sources = sorted({str(piece.attrs.get("source_name")) for piece in pieces})
+        what = f'as {", ".join(sources)}; leave one out by the source option names, as {{"{sources[-1]}" = ""}}'
+        raise InputError(
+            f"{name}: {dim} {shown(distinct[counts > 1][0])} is there {counts.max()} times"
+            + (f", {what}" if len(sources) > 1 else "; drop one of the files")
+        )
     joined = xr.concat(pieces, dim=dim, coords="minimal", compat="override", join="exact", combine_attrs="override")
     return joined if (values[1:] > values[:-1]).all() else joined.sortby(dim)
 
