@@ -31,7 +31,7 @@ _CHUNK = re.compile(r"(?P<array>.+?)/(?:c[/.])?\d+(?:[/.]\d+)+")  # of two dims 
 _CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "requests", "urllib3")
 _LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError)
 _PASSING = (408, 425, 429)  # and every 5xx
-_STAMP_ROLES = ("time", "dates", "date", "valid_time", "init_time")
+_STAMP_NAMES = ("time", "dates", "date", "valid_time", "init_time")
 _Read = TypeVar("_Read")
 
 
@@ -156,7 +156,10 @@ def connect(url: str, storage: Mapping[str, Any] | None = None) -> PatientStore:
     patience, scheme = replace(PATIENCE, **own), urlsplit(url).scheme
     try:
         if scheme in ("", "file"):
-            inner: Store = LocalStore(Path(urlsplit(url).path if scheme else url).expanduser(), read_only=True)
+            folder = Path(urlsplit(url).path if scheme else url).expanduser()
+            if not folder.is_dir():
+                raise InputError(f"{folder} holds no zarr store: there is no such folder")
+            inner: Store = LocalStore(folder, read_only=True)
         else:
             inner = _remote_store(scheme, url.rstrip("/"), patience.timeout, options)
     except ImportError as error:
@@ -199,9 +202,10 @@ def open_raw(store: PatientStore) -> xr.Dataset:
 
 
 def fingerprint(store: PatientStore) -> str:
-    """SHA-256 of what the metadata say of the arrays: not of the store's own attributes nor of the length of its time axis, which
-    move with every day that is added."""
-    documents = {key: _without_time(key, store.documents) for key in store.documents if key not in (".zattrs", ".zgroup")}
+    """SHA-256 of what the metadata say of the arrays, without what moves with every day that is added: the attributes of the
+    store itself, and the length of its time axis."""
+    fixed = [key for key in store.documents if key.partition("/")[0] not in (".zattrs", ".zgroup", *_STAMP_NAMES)]
+    documents = {key: _without_time(key, store.documents) for key in fixed}
     return hashlib.sha256(json.dumps(documents, sort_keys=True).encode()).hexdigest()
 
 
@@ -257,7 +261,7 @@ def _without_time(key: str, documents: Mapping[str, Any]) -> Any:
     attributes = documents.get(key.removesuffix("/.zarray") + "/.zattrs", {})
     dims = content.get("dimension_names") or attributes.get("_ARRAY_DIMENSIONS") or []
     pairs = zip(dims, content["shape"], strict=False)
-    return {**content, "shape": [None if dim in _STAMP_ROLES else length for dim, length in pairs]}
+    return {**content, "shape": [None if dim in _STAMP_NAMES else length for dim, length in pairs]}
 
 
 def _may_pass(error: Exception) -> bool:

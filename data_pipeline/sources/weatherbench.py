@@ -8,7 +8,6 @@ matter of `sources.remote`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,14 +16,14 @@ import pandas as pd
 import xarray as xr
 
 from data_pipeline.errors import InputError, NotReadyError
-from data_pipeline.grid import Grid
 from data_pipeline.region import TOLERANCE, cut
-from data_pipeline.schema import Channel, Kind, validate
+from data_pipeline.schema import Channel, Kind
 from data_pipeline.sources import axes, layout, remote
 from data_pipeline.sources.accumulation import HOUR, named_hours, totals
 from data_pipeline.sources.blocks import as_blocks
-from data_pipeline.sources.fields import Found, Hints, read
-from data_pipeline.sources.join import join, noted, shown
+from data_pipeline.sources.fields import Hints, read
+from data_pipeline.sources.files import as_analysis, as_forecast
+from data_pipeline.sources.join import noted, shown
 from data_pipeline.variables import VARIABLES, lookup
 
 Box = tuple[float, float, float, float]
@@ -68,8 +67,7 @@ def open_archive(
     times = _between(stamps, begin, end, store.url)
     places = {name: _run(stamps, max(begin - reach * HOUR, first), end), **_places(raw, dims, there, channels, region, store.url)}
     found = read(as_blocks(raw[wanted], places, name), "analysis", _HINTS, store.url)
-    data = _in_schema(found, channels, times, region)
-    validate(data, "analysis")
+    data = _totalled(as_analysis([found], accumulation="step"), channels, times, region)
     return noted(data, [line]) if line else data
 
 
@@ -90,19 +88,14 @@ def open_archive_forecast(
     store = remote.connect(url, storage)
     raw = remote.open_raw(store)
     dims, there, left_out = _survey(raw, "forecast", store.url)
-    wanted, _ = _needed(channels, there, left_out, hourly=False, url=store.url)
+    wanted, _ = _needed(channels, there, left_out, hourly=False, static=(), url=store.url)
     name = _axis(raw, dims, ("init", "time"), store.url)
     stamps = axes.stamps(raw[name], name)
     begin, end = _stamp("start", start, stamps.min()), _stamp("stop", stop, stamps.max())
     _between(stamps, begin, end, store.url)
     places = {name: _run(stamps, begin, end), **_places(raw, dims, there, channels, region, store.url)}
     found = read(as_blocks(raw[wanted], places, name), "forecast", _HINTS, store.url)
-    found.fields = [array for array in found.fields if "time" in array.dims]
-    data = _in_schema(found, channels, None, region)
-    valid = data["time"].values[:, None] + data["prediction_timedelta"].values[None, :]
-    data = data.assign_coords(valid_time=(("time", "prediction_timedelta"), valid)).assign_attrs(form="forecast")
-    validate(data, "forecast")
-    return data
+    return _totalled(as_forecast([found], accumulation="step"), channels, None, region)
 
 
 def identity(url: str, *, storage: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -139,10 +132,16 @@ def _axis(raw: xr.Dataset, dims: Mapping[str, str], roles: Sequence[str], url: s
 
 
 def _needed(
-    channels: Sequence[Channel], there: Fields, left_out: Mapping[str, str], *, hourly: bool, url: str
+    channels: Sequence[Channel],
+    there: Fields,
+    left_out: Mapping[str, str],
+    *,
+    hourly: bool,
+    static: Sequence[str] = STATIC,
+    url: str,
 ) -> tuple[list[str], int]:
     """Names in the store of the fields to open, and the hours before a stamp that sums reach back. Raises InputError."""
-    names, absent, reach = dict.fromkeys(STATIC), [], 0
+    names, absent, reach = dict.fromkeys(static), [], 0
     for channel in channels:
         if channel.name in there:
             names[channel.name] = None
@@ -247,15 +246,9 @@ def _places(
     return {**places, dims["latitude"]: rows, dims["longitude"]: columns}
 
 
-def _in_schema(found: Found, channels: Sequence[Channel], times: np.ndarray | None, region: Box | None) -> xr.Dataset:
-    """The fields that were read as one dataset: sums made, what only they needed dropped, the region in one piece."""
-    log = list(dict.fromkeys(found.log))
-    data = join(found.fields, log).assign_attrs(mapping=json.dumps(log))
+def _totalled(data: xr.Dataset, channels: Sequence[Channel], times: np.ndarray | None, region: Box | None) -> xr.Dataset:
+    """What was asked for: sums made, what only they needed dropped, the region in one piece."""
     data = totals(data, channels, times=times)
     names = dict.fromkeys([*(channel.name for channel in channels), *STATIC])
     data = data[[name for name in names if name in data]]
-    data = data.assign_coords(Grid.of(data).coords())
-    data = data if region is None else cut(data, region)
-    if "level" in data.coords:
-        data["level"].attrs.update(units="hPa", standard_name="air_pressure", positive="down")
-    return data
+    return data if region is None else cut(data, region)
