@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from data_pipeline.batches import Batch, Samples
+from data_pipeline.batches import Batch, Order, Samples
 from data_pipeline.errors import GateError, InputError
 from data_pipeline.recipe import Section, differences, fingerprint
 from models.checkpoint import build, load, read_tensors, save, write_tensors
@@ -52,6 +52,7 @@ class TrainingOptions(Section):
     """Section [training]."""
 
     seed: int = Field(default=0, ge=0, lt=2**32)
+    order: Order = "random"  # of the samples; "chunks" where the analysis does not fit the memory
     initial: str = ""  # checkpoint whose weights the run starts from, for fine-tuning
     stages: tuple[StageOptions, ...] = Field(min_length=1)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -143,7 +144,8 @@ def _plan(options: TrainingOptions, training: Samples, done: int) -> Iterator[tu
     for stage in options.stages:
         start = max(done - first, 0)
         if start < stage.iterations:
-            stream = training.batches(options.seed, first + start, stage.iterations - start, stage.batch, stage.rollout)
+            left = stage.iterations - start
+            stream = training.batches(options.seed, first + start, left, stage.batch, stage.rollout, order=options.order)
             for position, batch in enumerate(stream, start):
                 yield first + position, stage, position, batch
         first += stage.iterations

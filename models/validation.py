@@ -52,8 +52,7 @@ def validate(
     unit = torch.tensor(np.array(spec.std) / np.array(spec.tendency_std), device=device, dtype=torch.float32)
     size = flat_noise_size(generator.noise_shapes())
     sums = torch.zeros(3, steps, len(spec.channels), dtype=torch.float64)
-    for start in starts:
-        batch = samples.batch(np.array([start]), steps)
+    for start, batch in zip(starts, samples.sequence(samples.times[starts], steps), strict=True):
         frames, targets, forcings = (torch.from_numpy(x).to(device) for x in (batch.frames, batch.targets, batch.forcings))
         draws = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 2, int(start)]))
         noise = noise_scale * torch.from_numpy(draws.standard_normal((steps + 1, members, size), dtype=np.float32)).to(device)
