@@ -15,7 +15,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.recipe import fingerprint
 from data_pipeline.regrid import regrid as to_grid
-from data_pipeline.store import MANIFEST, is_store, open_store
+from data_pipeline.sources.climatologies import open_climatology
+from data_pipeline.store import MANIFEST, is_store
 from verification.derive import derive
 
 CLIMATOLOGY_BYTES = 512 << 20  # a climatology up to this size is kept in memory
@@ -83,9 +84,7 @@ def _without_dask(path: Path, data: xr.Dataset) -> xr.Dataset:
 def _climatology(path: Path | None) -> xr.Dataset | None:
     if path is None:
         return None
-    data = open_store(path)
-    if not {"hour", "dayofyear"} <= set(data.dims):
-        raise InputError(f"{path} is not a climatology (dims {tuple(map(str, data.dims))}); make one: plumecast data climatology")
+    data = open_climatology(path)
     return data.load() if data.nbytes <= CLIMATOLOGY_BYTES else data
 
 
