@@ -45,7 +45,7 @@ def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
 def load(path: Path) -> State:
     """The state of a file; `physics` is empty where only the dynamics were kept. Raises InputError for a damaged file."""
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             arrays = {name: held[name] for name in held.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no restart state, or damaged: {error}") from None
