@@ -63,8 +63,8 @@ def test_initial_states_are_a_forecast_store_of_frames_with_the_analysis_as_numb
     assert data["number"].values.tolist() == [0, 1, 2, 3, 4]
     assert (data["prediction_timedelta"].values / np.timedelta64(1, "h")).tolist() == [-12, 0]
     assert list(pd.DatetimeIndex(data["time"].values)) == [pd.Timestamp(init) for init in INITS]
-    truth = given.truth["geopotential"].sel(level=500, time=INITS[0])
-    error = data["geopotential"].sel(level=500, time=INITS[0], number=0).isel(prediction_timedelta=1) - truth
+    truth = given.truth["geopotential"].sel(level=500, time=pd.Timestamp(INITS[0]))
+    error = data["geopotential"].sel(level=500, time=pd.Timestamp(INITS[0]), number=0).isel(prediction_timedelta=1) - truth
     assert np.sqrt(np.average(error.values**2, weights=Grid.of(data).area_weights)) == pytest.approx(80, rel=1e-3)
     assert json.loads(data.attrs["pairs"])["2001-04-11T00"][0][2] == round(given.pairs[pd.Timestamp(INITS[0])][0].scale, 6)
     assert data.attrs["seed"] == 5
