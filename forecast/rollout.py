@@ -83,6 +83,7 @@ def make_plan(
         "training_period": spec.training_period,
         "validation_period": spec.validation_period,
         "source": str(analysis.attrs.get("source", "")),
+        "attribution": str(analysis.attrs.get("attribution", "")),
         "source_recipe_hash": str(analysis.attrs.get("recipe_hash", "")),
         "micro_batch": micro_batch(spec),
         "versions": _versions(),

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 def simulate(
     recipe: Annotated[
-        Path | None, typer.Argument(help="TOML recipe with [nature] or [ensemble], as recipes/planet_physics.toml")
+        Path | None, typer.Argument(help="TOML recipe with a section nature or ensemble, as recipes/planet_physics.toml")
     ] = None,
     nature: Annotated[int | None, typer.Option(min=1, metavar="YEARS", help="a nature run of this many years")] = None,
     ensemble: Annotated[
         Literal["perfect", "imperfect"] | None,
-        typer.Option(help="forecasts by the model itself (T31), or by a coarser one (T21), for the recipe's [ensemble]"),
+        typer.Option(help="forecasts by the model itself (T31), or by a coarser one (T21), as the recipe's section ensemble says"),
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="override, as nature.seed=1")] = None,
     out: Annotated[Path | None, typer.Option(help="work folder; runs/<recipe name> unless given")] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -68,15 +68,12 @@ def test_coarser_coefficients_and_odd_intervals_are_refused(atmosphere: Atmosphe
         Atmosphere(30)
 
 
-def test_it_is_the_model_behind_the_packaged_planet() -> None:
+def test_it_is_the_model_behind_the_packaged_planet(shared_data: Callable[[str], Path]) -> None:
     """A restart state of the planet gives the planet's stored analysis of that time, to their quantisation, in every field."""
-    shared = Path(os.environ.get("PLUMECAST_SHARED", ""))
-    if not (shared / "data/planet-restarts-2007").is_dir():
-        pytest.skip("needs the planet and its restart states: set PLUMECAST_SHARED")
-    held = states.load(shared / "data/planet-restarts-2007/state_2007-04-07T00.npz")
+    held = states.load(shared_data("planet-restarts-2007") / "state_2007-04-07T00.npz")
     atmosphere = Atmosphere(31)
     raw = atmosphere.diagnose(atmosphere.from_dynamics(held.time, held.dynamics))
-    with xr.open_dataset(shared / "data/planet-64x32-12h/planet_2007.nc") as planet:
+    with xr.open_dataset(shared_data("planet-64x32-12h") / "planet_2007.nc") as planet:
         truth = planet.sel(time=held.time).expand_dims("time").load()
     channels = [channel for channel in channels_of(truth) if not channel.name.startswith("total_precipitation")]
     made = vertical.gridded(raw, atmosphere.surroundings, channels, Grid.named("64x32"))
