@@ -63,6 +63,18 @@ def regrid(data: Fields, target: Grid, method: Method = "conservative", *, min_v
     return others.assign({str(name): done.get(str(name), array) for name, array in data.data_vars.items()})
 
 
+def valid_fraction(data: Fields, target: Grid) -> Fields:
+    """How much of each target cell, by area, finite source values cover: 0 to 1, float32, under the names of the fields.
+
+    It is what `min_valid` of a conservative regridding is held against. Raises InputError as `regrid`.
+    """
+    if isinstance(data, xr.DataArray):
+        return valid_fraction(data.to_dataset(name="field"), target)["field"].rename(data.name)
+    names = [name for name, array in data.items() if {"latitude", "longitude"} <= set(array.dims)]
+    finite = {name: xr.apply_ufunc(np.isfinite, data[name], dask="allowed").astype(np.float32) for name in names}
+    return regrid(data[names].assign({name: array.assign_attrs(units="1") for name, array in finite.items()}), target)
+
+
 def overlap_matrices(source: Grid, target: Grid) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
     """The two conservative matrices (target rows, source rows) and (target columns, source columns), rows summing to 1.
 
@@ -153,25 +165,26 @@ def _apply(
 
 
 def _weighted(block: np.ndarray, rows: scipy.sparse.csr_array, columns: scipy.sparse.csr_array, min_valid: float) -> np.ndarray:
-    values = block.astype(np.float64, copy=False)
-    valid = np.isfinite(values)
-    if valid.all():
-        return _product(values, rows, columns).astype(block.dtype)
-    total = _product(np.where(valid, values, 0.0), rows, columns)
-    weight = _product(valid.astype(np.float64), rows, columns)
-    enough = weight >= min_valid - COVER_TOLERANCE
-    mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=enough)
-    return mean.astype(block.dtype)
+    """Field by field: a field in float64 stays within the cache, and does not depend on what comes with it."""
+    out = np.empty((*block.shape[:-2], rows.shape[0], columns.shape[0]), block.dtype)
+    fields = block.reshape(-1, *block.shape[-2:])
+    for field, result in zip(fields, out.reshape(-1, *out.shape[-2:]), strict=True):
+        values = field.astype(np.float64)
+        valid = np.isfinite(values)
+        if valid.all():
+            result[:] = _product(values, rows, columns)
+            continue
+        total = _product(np.where(valid, values, 0.0), rows, columns)
+        weight = _product(valid.astype(np.float64), rows, columns)
+        enough = weight >= min_valid - COVER_TOLERANCE
+        result[:] = np.divide(total, weight, out=np.full_like(total, np.nan), where=enough)
+    return out
 
 
-def _product(values: np.ndarray, rows: scipy.sparse.csr_array, columns: scipy.sparse.csr_array) -> np.ndarray:
-    """rows @ values @ columnsᵀ over the last two axes."""
-    lead, (n_lat, n_lon) = values.shape[:-2], values.shape[-2:]
-    across = (columns @ values.reshape(-1, n_lon).T).T.reshape(-1, n_lat, columns.shape[0])
-    down = rows @ across.transpose(1, 0, 2).reshape(n_lat, -1)
-    return np.ascontiguousarray(down.reshape(rows.shape[0], -1, columns.shape[0]).transpose(1, 0, 2)).reshape(
-        *lead, rows.shape[0], columns.shape[0]
-    )
+def _product(field: np.ndarray, rows: scipy.sparse.csr_array, columns: scipy.sparse.csr_array) -> np.ndarray:
+    """rows @ field @ columnsᵀ. Rows first: they are read as they lie in memory."""
+    across: np.ndarray = (columns @ np.ascontiguousarray((rows @ field).T)).T
+    return across
 
 
 def _needs_conservation(name: str) -> bool:
