@@ -196,14 +196,30 @@ def save(state: xr.Dataset, path: str | Path) -> Path:
     return write_dataset(path, state)
 
 
+def condensed(state: xr.Dataset, leads: Sequence[np.timedelta64] | None = None) -> xr.Dataset:
+    """The sums of CRPS, moments and ranks alone, with zones for cells, at some leads: a small part of the size, to keep.
+
+    Itself a state: scores, skill, intervals and tests of the regions that zones make up are those of the whole, to rounding.
+    """
+    kept = state if leads is None else state.sel(prediction_timedelta=list(leads))
+    rows = [name for name in (*SUMS, *ANOMALIES) if name in state]
+    tables = [name for name in ("ranks", "below_all", "not_above_all") if name in state]
+    share = np.zeros((state.sizes["cell"], state.sizes["zone"]))
+    share[np.arange(state.sizes["cell"]), state["zone_of"].values] = 1.0
+    small = kept[[*tables, "in_training"]]
+    small = small.assign({name: ((*ROW_DIMS, "cell"), kept[name].transpose(*ROW_DIMS, "cell").values @ share) for name in rows})
+    small = small.assign_coords(cell=state["zone"].values, zone_of=("cell", np.arange(state.sizes["zone"])))
+    return small.assign_attrs(state.attrs)
+
+
 def is_state(path: str | Path) -> bool:
     """True for a store that `save` has written."""
     return is_store(path) and open_store(path).attrs.get("kind") == KIND
 
 
 def open_state(path: str | Path) -> xr.Dataset:
-    """A saved state, in memory. Raises InputError if the store holds something else."""
-    state = open_store(path)
+    """A saved state, in memory: a store, or one in NetCDF (`.nc`). Raises InputError if it holds something else."""
+    state = xr.load_dataset(path, engine="netcdf4") if str(path).endswith(".nc") else open_store(path)
     if state.attrs.get("kind") != KIND:
         raise InputError(f"{path} is not a score state; `plumecast verify` makes one from a forecast store")
     if "hersbach_alpha" not in state:

@@ -241,3 +241,17 @@ def test_training_is_named_in_a_sentence(fields: tuple[xr.DataArray, xr.DataArra
     sentence = readout.in_training(touched)
     assert "of 6 initialisations 2 with an initialisation or valid time in the training period" in sentence
     assert "2 with an initialisation or valid time in the validation period" in sentence
+
+
+def test_a_condensed_state_gives_the_scores_of_the_whole_and_survives_netcdf(state: xr.Dataset, tmp_path: Path) -> None:
+    small = states.condensed(state, LEADS[[0, 2]])
+    small.to_netcdf(tmp_path / "small.scores.nc", engine="netcdf4")
+    back = states.open_state(tmp_path / "small.scores.nc")
+    assert sum(array.nbytes for array in small.data_vars.values()) < 0.2 * sum(array.nbytes for array in state.data_vars.values())
+    for region in ("global", "tropics", "northern extratropics"):
+        whole = readout.scores_table(state, region).sel(prediction_timedelta=LEADS[[0, 2]])
+        for name, scores in readout.scores_table(back, region).data_vars.items():
+            np.testing.assert_allclose(scores, whole[name], rtol=1e-12, err_msg=str(name))
+    ranks = readout.zone_sums(state, ["ranks"], "tropics").sel(prediction_timedelta=LEADS[[0, 2]])
+    xr.testing.assert_allclose(readout.zone_sums(back, ["ranks"], "tropics"), ranks)
+    assert set(readout.regions_of(back)) == {name for name in readout.regions_of(state) if readout.has_zones(state, name)}
