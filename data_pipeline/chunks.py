@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from google_crc32c import value as crc32c
-from numcodecs.blosc import Blosc
+from numcodecs.blosc import Blosc  # type: ignore[import-untyped]
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from data_pipeline.disk import plain, write_bytes

@@ -9,18 +9,22 @@ import typer
 
 Recipe = Annotated[Path, typer.Argument(help="TOML recipe, for example recipes/planet.toml")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="override, as source.path=FOLDER")]
+Cluster = Annotated[str | None, typer.Option(help="dask scheduler, as tcp://host:8786; default: threads here")]
 Out = Annotated[Path | None, typer.Option(help="work folder; runs/<recipe name> unless given")]
 Store = Annotated[Path, typer.Argument(help="an analysis store, for example runs/planet/analysis.zarr")]
 
 
 def register(app: typer.Typer) -> None:
     """Mount the commands of this package."""
+    from data_pipeline.planet.commands import simulate
+
     data = typer.Typer(no_args_is_help=True, help="Analyses: ingest, look at, check, statistics, climatology.")
     data.command(short_help="Bring a source into an analysis store.")(ingest)
     data.command(short_help="What a store holds and where it comes from.")(info)
     data.command(short_help="Read every byte and value of a store again.")(check)
     data.command(short_help="Mean, std and tendency std of the training period.")(statistics)
     data.command(short_help="Mean, std and quantiles by hour and day of year.")(climatology)
+    data.command(short_help="A planet with a known truth: nature runs, physics ensembles.")(simulate)
     app.add_typer(data, name="data")
 
 
@@ -28,15 +32,19 @@ def ingest(
     recipe: Recipe,
     settings: Settings = None,
     out: Out = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="add later stamps to a finished store; it is replaced at once")
+    ] = False,
+    cluster: Cluster = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check recipe and source, show the plan and stop")] = False,
 ) -> None:
     """Example: plumecast data ingest recipes/planet.toml --set source.path=FOLDER
 
-    Bring a source into <out>/analysis.zarr: chosen channels, one grid, one step, every block checked. Stop it at any time: the
-    same command continues. Run again when finished, it changes nothing.
+    Bring a source into <out>/analysis.zarr: chosen channels, one grid, one step, every field checked. Stop it at any time: the
+    same command continues. Started several times at once, the processes share the work. Run again when finished, it changes
+    nothing; with a later analysis.stop and --extend, it adds what is new.
     """
     from data_pipeline import ingest as ingesting
-    from data_pipeline import store
     from data_pipeline.listing import show_plan
     from data_pipeline.progress import ProgressDisplay
     from data_pipeline.recipe import read_recipe
@@ -46,10 +54,11 @@ def ingest(
     if dry_run:
         show_plan(parts, path)
         return
-    was_there = store.is_store(path)
+    before = _published(path)
     with ProgressDisplay("ingest", "stamps") as progress:
-        ingesting.ingest(parts, path, progress=progress)
-    state = "already finished by this recipe, nothing to do" if was_there else "finished"
+        ingesting.ingest(parts, path, extend=extend, cluster=cluster, progress=progress)
+    nothing = before is not None and before == _published(path)
+    state = "already finished by this recipe, nothing to do" if nothing else "finished" if before is None else "extended"
     typer.echo(f"{path}: {state}\nnext: plumecast data info {path}, or plumecast train {recipe}{_again(out)}")
 
 
@@ -75,21 +84,33 @@ def info(
 def check(store: Store) -> None:
     """Example: plumecast data check runs/planet/analysis.zarr
 
-    Read a finished store again: every file against the manifest, the schema, stamps, missing values, physical ranges. Leaves with
-    code 2 if anything is wrong.
+    Read a finished store again: every file against the manifest, every chunk against its checksum, the schema, stamps, missing
+    values, physical ranges, and each part against what was noted when it was written. Leaves with code 2 if anything is wrong.
     """
+    import pandas as pd
+
     from data_pipeline import quality
     from data_pipeline.errors import InputError
+    from data_pipeline.kept import read_kept, unlike
     from data_pipeline.opening import open_analysis
+    from data_pipeline.schema import channels_of
     from data_pipeline.store import read_manifest, verify_store
 
     faults = verify_store(store)
     if not faults:
-        data = open_analysis(store)
-        report = quality.check(data, step=data.attrs.get("step"), gaps="allow" if data.attrs.get("gaps") else "error")
-        faults = [str(finding) for finding in report.errors]
+        data, kept = open_analysis(store), read_kept(store)
+        measures = quality.measured(data, channels_of(data))
+        report = quality.judge(measures)
+        report.findings += quality.check_stamps(
+            pd.DatetimeIndex(data["time"].values),
+            step=data.attrs.get("step"),
+            gaps="allow" if data.attrs.get("gaps") else "error",
+        )
+        accepted = '"faults": "allow"' in data.attrs.get("recipe", "")
+        faults = [] if accepted else [str(finding) for finding in report.errors]
+        faults += unlike(kept, measures) if kept is not None else []
         for finding in report.findings:
-            if finding.severity == "note":
+            if accepted or finding.severity == "note":
                 typer.echo(f"note: {finding}")
     if faults:
         raise InputError(f"{store} is damaged or faulty; remove it and ingest again:\n" + "\n".join(f"  - {f}" for f in faults))
@@ -101,7 +122,8 @@ def check(store: Store) -> None:
 def statistics(recipe: Recipe, settings: Settings = None, out: Out = None) -> None:
     """Example: plumecast data statistics recipes/planet.toml
 
-    Mean, standard deviation and one-step tendency of each channel over the training period, into <out>/statistics.zarr.
+    Mean, standard deviation and tendency over the step and over 6, 12 and 24 h of each channel in the training period, into
+    <out>/statistics.zarr. Whole parts are not read again: the ingest summed them up.
     """
     from data_pipeline.derived import make_statistics
     from data_pipeline.listing import show_statistics
@@ -120,7 +142,7 @@ def climatology(
     out: Out = None,
     window_days: Annotated[int, typer.Option(help="days either side, weights falling linearly to zero")] = 30,
     quantile: Annotated[list[float] | None, typer.Option(help="quantile between 0 and 1; repeat for more")] = None,
-    cluster: Annotated[str | None, typer.Option(help="dask scheduler, as tcp://host:8786; default: threads here")] = None,
+    cluster: Cluster = None,
 ) -> None:
     """Example: plumecast data climatology recipes/planet.toml --quantile 0.1 --quantile 0.9
 
@@ -141,6 +163,13 @@ def climatology(
             parts, _folder(parts["name"], out), window_days=window_days, quantiles=levels, cluster=cluster, progress=progress
         )
     typer.echo(f"{path}\nnext: open it with xarray.open_zarr, or draw it with plumecast map")
+
+
+def _published(path: Path) -> str | None:
+    """What is published there, to see whether it changed."""
+    from data_pipeline.store import MANIFEST, is_store
+
+    return (path / MANIFEST).read_text() if is_store(path) else None
 
 
 def _again(out: Path | None) -> str:

@@ -10,21 +10,26 @@ import xarray as xr
 
 from data_pipeline import climatology, statistics, store
 from data_pipeline.errors import NotReadyError
-from data_pipeline.ingest import AnalysisSection
+from data_pipeline.kept import read_kept
 from data_pipeline.opening import open_analysis
+from data_pipeline.plan import AnalysisSection
 from data_pipeline.recipe import section
 from data_pipeline.schema import Channel
 from data_pipeline.statistics import Periods, format_period
 
 
 def make_statistics(recipe: Mapping[str, Any], folder: Path) -> Path:
-    """<folder>/statistics.zarr from <folder>/analysis.zarr: see `statistics.compute`. A finished one is left untouched."""
+    """<folder>/statistics.zarr from <folder>/analysis.zarr: see `statistics.compute`. A finished one is left untouched.
+
+    Tendencies are over every number of hours that the ingest summed up.
+    """
     analysis, channels = _inputs(recipe, folder)
-    period = section(recipe, "periods", Periods).required("training")
+    period, kept = section(recipe, "periods", Periods).required("training"), read_kept(folder / "analysis.zarr")
     identity = _identity(analysis, channels, period)
     out = folder / "statistics.zarr"
     if not store.is_finished(out, identity):
-        store.write_dataset(out, statistics.compute(analysis, channels, period), recipe=identity)
+        steps = () if kept is None else kept.hours
+        store.write_dataset(out, statistics.compute(analysis, channels, period, steps=steps, kept=kept), recipe=identity)
     return out
 
 

@@ -17,10 +17,12 @@ import xarray as xr
 
 from data_pipeline.grid import Grid
 from data_pipeline.moments import NONE, Moment, Moments, partners, row_weights, scan
+from data_pipeline.quality import judge
 from data_pipeline.schema import Channel, levels_by_name
 from data_pipeline.transform import is_log
 
 PARTS = "parts.json"
+NOTED = ("minimum", "mean", "maximum", "finite")
 BLOCK = 256  # stamps read at once,
 BLOCK_BYTES = 64 << 20  # or fewer
 
@@ -83,10 +85,11 @@ def read_moments(
     times, (start, stop) = analysis["time"].values, box
     weights, reach = row_weights(Grid.of(analysis)), _reach(times, hours)
     found = {channel: Moments(changes=[Moment() for _ in hours]) for channel in channels}
-    for name, levels in levels_by_name(channels).items():
+    for name, levels in levels_by_name(channels).items() if stop > start else ():
         places = np.searchsorted(analysis["level"].values, levels) if levels else [0]
         before = _fields(analysis[name], max(first, start - reach), start)[:, places]
-        size = max(1, min(BLOCK, BLOCK_BYTES // max(_fields(analysis[name], 0, 1).nbytes, 1)))
+        stamp_bytes = analysis[name].nbytes // times.size
+        size = max(1, min(BLOCK, BLOCK_BYTES // stamp_bytes))
         for low in range(start, stop, size):
             high = min(low + size, stop)
             values = _fields(analysis[name], low, high)[:, places]
@@ -143,6 +146,37 @@ def _whole_parts(
     long_enough = (kept.stops - kept.starts)[inside][:-1] >= reach
     known = all(channel.label in kept.notes[part]["moments"] for part in inside[:1] for channel in channels)
     return [int(part) for part in inside] if long_enough.all() and known else []
+
+
+def unlike(kept: Kept, measures: Mapping[Channel, xr.DataArray]) -> list[str]:
+    """A line for each channel of each part that is not as it was noted: least and highest value, share of finite ones, mean."""
+    lines = []
+    for start, stop, note in zip(kept.starts, kept.stops, kept.notes, strict=True):
+        table = judge({channel: values.isel(time=slice(start, stop)) for channel, values in measures.items()}).table
+        for channel in measures:
+            found, noted = table.loc[channel.label], note["channels"][channel.label]
+            differing = [name for name in NOTED if not _same(float(found[name]), noted[name])]
+            lines += [
+                f"{channel}, stamps {start} to {stop - 1}: {name} is {found[name]:.9g}, {noted[name]} was noted"
+                for name in differing
+            ]
+    return lines
+
+
+def overall(kept: Kept, channels: Sequence[Channel]) -> dict[Channel, Moments]:
+    """Moments of the whole store."""
+    rows = range(len(kept.hours))
+    found = {channel: Moments(changes=[Moment() for _ in kept.hours]) for channel in channels}
+    for part in range(len(kept.notes)):
+        for channel, moments in found.items():
+            moments.add(kept.inner(part, channel, rows))
+            if part:
+                moments.add(kept.edge(part, channel, rows))
+    return found
+
+
+def _same(found: float, noted: float | None) -> bool:
+    return np.isnan(found) if noted is None else abs(found - noted) <= 1e-9 * max(abs(found), abs(noted))
 
 
 def content(hours: Sequence[int], parts: Mapping[str, slice], notes: Mapping[str, Any]) -> dict[str, Any]:

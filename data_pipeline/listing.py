@@ -15,6 +15,7 @@ from rich.table import Column, Table
 
 from data_pipeline import quality, store
 from data_pipeline.grid import Grid
+from data_pipeline.kept import overall, read_kept
 from data_pipeline.plan import AnalysisSection, plan, spans, step_text
 from data_pipeline.progress import table_console
 from data_pipeline.recipe import section
@@ -36,7 +37,7 @@ def show_plan(recipe: Mapping[str, Any], out: Path) -> None:
         f"{step_text(planned.step)}",
         "holes": "; ".join(spans(planned.missing, planned.step)) or "none",
         "work": f"{len(planned.parts)} parts of up to {longest} stamps, {planned.bytes / 1e6:.0f} MB before compression",
-        "state": _state(out),
+        **_state(out),
     }
     _show_pairs(console, f"would write {out}", rows)
 
@@ -46,7 +47,7 @@ def show_store(data: xr.Dataset, path: Path) -> None:
     console, times = table_console(), pd.DatetimeIndex(data["time"].values)
     attrs = data.attrs
     rows = {
-        "state": _state(path),
+        **_state(path),
         "source": attrs.get("source", "not said"),
         "attribution": attrs.get("attribution", "none given"),
         "grid": str(Grid.of(data)),
@@ -68,6 +69,7 @@ def show_store(data: xr.Dataset, path: Path) -> None:
         numbers = [_number(row[name]) for name in ("minimum", "mean", "maximum")]
         channels.add_row(str(label), row["units"], *numbers, f"{100 * row['finite']:.6g} %")
     console.print(channels)
+    _add_moments(console, path, data)
     _show_list(console, "findings", findings)
     _show_list(console, "mapping from the source", json.loads(attrs.get("mapping", "[]")))
 
@@ -99,23 +101,40 @@ def show_files(path: Path) -> None:
 
 def show_statistics(data: xr.Dataset) -> None:
     """Mean, std and tendency std of each channel, in the space that models see."""
-    table = Table("channel", *[_right(name) for name in ("mean", "std", "tendency_std")])
+    steps = [f"tendency_std {hours} h" for hours in data["step"].values]
+    table = Table("channel", *[_right(name) for name in ("mean", "std", *steps)])
     for label in data["channel"].values:
         row = data.sel(channel=label)
-        table.add_row(str(label), *[_number(float(row[name])) for name in ("mean", "std", "tendency_std")])
+        numbers = [row["mean"], row["std"], *row["tendency_std_by_step"]]
+        table.add_row(str(label), *[_number(float(value)) for value in numbers])
     console = table_console()
     console.print(table)
     console.print(f"over {data.attrs['period']}, {data.attrs['n']} stamps; area-weighted; precipitation as log(1 + x / 1 mm)")
 
 
-def _state(path: Path) -> str:
-    if store.is_store(path):
-        return "finished"
-    plan_file = store.partial_path(path) / "plan.json"
-    if not plan_file.is_file():
-        return "nothing there yet"
-    total = len(json.loads(plan_file.read_text())["parts"])
-    return f"UNFINISHED: {len(list((plan_file.parent / 'parts').glob('*.json')))} of {total} parts; the same ingest continues it"
+def _state(path: Path) -> dict[str, str]:
+    """Is it whole, and if not, how far, and who writes it: rows for a table."""
+    rows = {"state": "finished" if store.is_store(path) else "nothing there yet"}
+    found = store.progress_of(path)
+    if found is not None:
+        done, total, writers = found
+        what = "an extension is UNFINISHED" if store.is_store(path) else "UNFINISHED"
+        rows["state"] = f"{what}: {done} of {total} parts; the same ingest continues it"
+        rows["written by"] = "; ".join(writers) or "nobody now"
+    return rows
+
+
+def _add_moments(console: Console, path: Path, data: xr.Dataset) -> None:
+    """Statistics of the whole store, as the ingest summed them up."""
+    kept = read_kept(path)
+    if kept is None:
+        return
+    table = Table("channel", *[_right(name) for name in ("mean", "std", *(f"change in {hours} h" for hours in kept.hours))])
+    for channel, moments in overall(kept, channels_of(data)).items():
+        numbers = [moments.fields.mean, moments.fields.std, *(change.std for change in moments.changes)]
+        table.add_row(channel.label, *[_number(value if np.isfinite(value) else None) for value in numbers])
+    console.print(table)
+    console.print("all stamps, area-weighted; changes as their std; precipitation as log(1 + x / 1 mm)")
 
 
 def _show_pairs(console: Console, title: str, rows: Mapping[str, str]) -> None:

@@ -33,6 +33,7 @@ def train(
     the best validation score. Stop it at any time: the same command continues from the last validation.
     """
     from data_pipeline import open_analysis
+    from data_pipeline.kept import read_kept
     from data_pipeline.recipe import read_recipe
     from models.checkpoint import check_device
     from models.progress import TrainingDisplay, show_plan
@@ -42,12 +43,12 @@ def train(
     parts = read_recipe(recipe, settings or [])
     folder = out or Path("runs") / parts["name"]
     path = analysis or folder / "analysis.zarr"
-    data = open_analysis(path)
+    data, kept = open_analysis(path), read_kept(path)
     if dry_run:
-        show_plan(*plan_training(parts, data)[:3])
+        show_plan(*plan_training(parts, data, kept)[:3])
         return
     with TrainingDisplay() as display:
-        checkpoint = run_training(parts, data, folder, device=device, report=display)
+        checkpoint = run_training(parts, data, folder, device=device, report=display, kept=kept)
     typer.echo(f"checkpoint: {checkpoint}\nnext: plumecast forecast {path} --checkpoint {checkpoint} ...")
 
 

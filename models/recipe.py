@@ -15,6 +15,7 @@ from data_pipeline import statistics
 from data_pipeline.batches import Samples
 from data_pipeline.errors import InputError
 from data_pipeline.forcings import Forcings, plane_names, standardised_static
+from data_pipeline.kept import Kept
 from data_pipeline.recipe import Section, section
 from data_pipeline.schema import channels_of
 from data_pipeline.statistics import Periods, format_period
@@ -68,15 +69,20 @@ def make_spec(
     )  # fmt: skip
 
 
-def plan_training(recipe: Mapping[str, Any], analysis: xr.Dataset) -> tuple[Spec, TrainingOptions, Samples, Samples]:
-    """Spec, options and samples of a recipe's training on an analysis. Raises InputError before any heavy work."""
+def plan_training(
+    recipe: Mapping[str, Any], analysis: xr.Dataset, kept: Kept | None = None
+) -> tuple[Spec, TrainingOptions, Samples, Samples]:
+    """Spec, options and samples of a recipe's training on an analysis. Raises InputError before any heavy work.
+
+    kept: what the ingest of this very analysis left for its statistics, see `data_pipeline.kept`.
+    """
     periods = section(recipe, "periods", Periods)
     training, validation = _periods(analysis, periods)
     model = section(recipe, "model", ModelOptions)
     options = section(recipe, "training", TrainingOptions)
     plane_names(model.forcings)
     channels = channels_of(analysis)
-    moments = statistics.compute(analysis, channels, training)
+    moments = statistics.compute(analysis, channels, training, kept=kept)
     spec = make_spec(
         analysis, moments, family=model.family, diagnostic=model.diagnostic, forcings=model.forcings,
         step_hours=model.step_hours, frames=model.frames, training_period=format_period(training),
@@ -110,10 +116,16 @@ def _periods(analysis: xr.Dataset, periods: Periods) -> tuple[tuple[str, str], t
 
 
 def run_training(
-    recipe: Mapping[str, Any], analysis: xr.Dataset, out: Path, *, device: str, report: Callable[[Progress], None]
+    recipe: Mapping[str, Any],
+    analysis: xr.Dataset,
+    out: Path,
+    *,
+    device: str,
+    report: Callable[[Progress], None],
+    kept: Kept | None = None,
 ) -> Path:
     """Train by a recipe; returns the checkpoint's path."""
-    spec, options, training, validation = plan_training(recipe, analysis)
+    spec, options, training, validation = plan_training(recipe, analysis, kept)
     provenance = {
         "recipe": json_ready(recipe),
         "data": analysis.attrs.get("source", ""),
