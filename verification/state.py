@@ -209,7 +209,7 @@ def condensed(state: xr.Dataset, leads: Sequence[np.timedelta64] | None = None) 
     small = kept[[*tables, "in_training"]]
     small = small.assign({name: ((*ROW_DIMS, "cell"), kept[name].transpose(*ROW_DIMS, "cell").values @ share) for name in rows})
     small = small.assign_coords(cell=state["zone"].values, zone_of=("cell", np.arange(state.sizes["zone"])))
-    return small.assign_attrs(state.attrs)
+    return small.assign_attrs({**state.attrs, "condensed": 1})
 
 
 def is_state(path: str | Path) -> bool:
@@ -222,7 +222,7 @@ def open_state(path: str | Path) -> xr.Dataset:
     state = xr.load_dataset(path, engine="netcdf4") if str(path).endswith(".nc") else open_store(path)
     if state.attrs.get("kind") != KIND:
         raise InputError(f"{path} is not a score state; `plumecast verify` makes one from a forecast store")
-    if "hersbach_alpha" not in state:
+    if "hersbach_alpha" not in state and not state.attrs.get("condensed"):
         raise InputError(f"{path} was written by an earlier version; remove it and run `plumecast verify` again")
     return state.load()
 
