@@ -26,7 +26,9 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from data_pipeline.errors import InputError, NotReadyError, PlumecastError
 
-METADATA = ("zarr.json", ".zmetadata", ".zgroup")
+ROOTS = ("zarr.json", ".zmetadata", ".zgroup")
+METADATA = (*ROOTS, ".zarray", ".zattrs")
+REFUSED = (401, 403)  # S3 says so of what is not there, where listing is not allowed
 _CHUNK = re.compile(r"(?P<array>.+?)/(?:c[/.])?\d+(?:[/.]\d+)+")  # of two dims or more: coordinates may hold fill values
 _CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "requests", "urllib3")
 _LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError)
@@ -87,7 +89,12 @@ class PatientStore(WrapperStore[Store]):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         async def read() -> Buffer | None:
-            value = await self._store.get(key, prototype, byte_range)
+            try:
+                value = await self._store.get(key, prototype, byte_range)
+            except Exception as error:
+                if key.rpartition("/")[2] in METADATA and _status(error) in REFUSED:
+                    return None
+                raise
             if value is not None and byte_range is None:
                 self._check_length(key, value)
             return value
@@ -137,7 +144,7 @@ class PatientStore(WrapperStore[Store]):
         found = _CHUNK.fullmatch(key)
         if found is None or found["array"] not in self.packed:
             return
-        stated = int.from_bytes(value.to_bytes()[12:16], "little") if len(value) >= 16 else 16
+        stated = int.from_bytes(value[12:16].to_bytes(), "little") if len(value) >= 16 else 16
         if stated != len(value):
             raise EOFError(f"{len(value)} bytes came of {stated}")
 
@@ -158,7 +165,7 @@ def connect(url: str, storage: Mapping[str, Any] | None = None) -> PatientStore:
         if scheme in ("", "file"):
             folder = Path(urlsplit(url).path if scheme else url).expanduser()
             if not folder.is_dir():
-                raise InputError(f"{folder} holds no zarr store: there is no such folder")
+                raise InputError(f"{folder} holds no zarr store that may be read: there is no such folder")
             inner: Store = LocalStore(folder, read_only=True)
         else:
             inner = _remote_store(scheme, url.rstrip("/"), patience.timeout, options)
@@ -218,9 +225,9 @@ def public(url: str) -> str:
 
 
 def _read_metadata(store: PatientStore) -> None:
-    root, marker = next(((found, key) for key in METADATA if (found := _json(store, key)) is not None), (None, ""))
+    root, marker = next(((found, key) for key in ROOTS if (found := _json(store, key)) is not None), (None, ""))
     if root is None:
-        raise InputError(f"{store.url} holds no zarr store (no {', '.join(METADATA)}); check the address")
+        raise InputError(f"{store.url} holds no zarr store that may be read (no {', '.join(ROOTS)}); check the address")
     store.zarr_format = 3 if marker == "zarr.json" else 2
     inside = root.get("consolidated_metadata") if store.zarr_format == 3 else root
     if inside and "metadata" in inside:
@@ -267,12 +274,20 @@ def _without_time(key: str, documents: Mapping[str, Any]) -> Any:
 def _may_pass(error: Exception) -> bool:
     if isinstance(error, PlumecastError | FileNotFoundError):
         return False
-    status = str(getattr(error, "status", None) or getattr(error, "code", None) or "")
-    if status.isdigit():
-        return int(status) >= 500 or int(status) in _PASSING
+    status = _status(error)
+    if status:
+        return status >= 500 or status in _PASSING
     if isinstance(error, _LASTING):
         return False
     return isinstance(error, OSError | TimeoutError | EOFError) or type(error).__module__.partition(".")[0] in _CLIENTS
+
+
+def _status(error: Exception) -> int:
+    """Of an HTTP answer, 0 if it is something else."""
+    if isinstance(error, PermissionError):
+        return 403
+    status = str(getattr(error, "status", None) or getattr(error, "code", None) or "")
+    return int(status) if status.isdigit() else 0
 
 
 def _said(error: Exception) -> str:

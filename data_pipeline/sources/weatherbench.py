@@ -57,7 +57,7 @@ def open_archive(
     raw = remote.open_raw(store)
     dims, there, left_out = _survey(raw, "analysis", store.url)
     name = _axis(raw, dims, ("valid", "time"), store.url)
-    stamps = axes.stamps(raw[name], name)
+    stamps = _stamps(raw, name, store.url)
     hourly = stamps.size > 1 and np.diff(stamps[:2])[0] == HOUR
     wanted, reach = _needed(channels, there, left_out, hourly=hourly, url=store.url)
     first, last, line = _valid(raw.attrs, stamps, stop, store.url)
@@ -90,8 +90,8 @@ def open_archive_forecast(
     dims, there, left_out = _survey(raw, "forecast", store.url)
     wanted, _ = _needed(channels, there, left_out, hourly=False, static=(), url=store.url)
     name = _axis(raw, dims, ("init", "time"), store.url)
-    stamps = axes.stamps(raw[name], name)
-    begin, end = _stamp("start", start, stamps.min()), _stamp("stop", stop, stamps.max())
+    stamps = _stamps(raw, name, store.url)
+    begin, end = _stamp("start", start, stamps[0]), _stamp("stop", stop, stamps[-1])
     _between(stamps, begin, end, store.url)
     places = {name: _run(stamps, begin, end), **_places(raw, dims, there, channels, region, store.url)}
     found = read(as_blocks(raw[wanted], places, name), "forecast", _HINTS, store.url)
@@ -129,6 +129,13 @@ def _axis(raw: xr.Dataset, dims: Mapping[str, str], roles: Sequence[str], url: s
         if dims.get(role) in raw.dims:
             return dims[role]
     raise InputError(f"{url} has no axis of time; its dims are {', '.join(map(str, raw.dims))}")
+
+
+def _stamps(raw: xr.Dataset, name: str, url: str) -> np.ndarray:
+    stamps = axes.stamps(raw[name], name)
+    if not stamps.size or np.isnat(stamps).any() or (np.diff(stamps) <= np.timedelta64(0)).any():
+        raise InputError(f"{url}: {name} is empty, holds missing stamps, or does not ascend; it cannot be searched")
+    return stamps
 
 
 def _needed(
@@ -180,7 +187,7 @@ def _listed(there: Fields) -> str:
 
 def _valid(attrs: Mapping[str, Any], stamps: np.ndarray, stop: str | None, url: str) -> tuple[np.datetime64, np.datetime64, str]:
     """First and last stamp with data, and a line on preliminary ones. Raises NotReadyError for a `stop` after the last."""
-    first, last = stamps.min(), stamps.max()
+    first, last = stamps[0], stamps[-1]
     if attrs.get("valid_time_start"):
         first = stamps[stamps >= _day(attrs["valid_time_start"])].min(initial=last)
     stated = {key: _day(attrs[key]) + 24 * HOUR for key in ("valid_time_stop", "valid_time_stop_era5t") if attrs.get(key)}
@@ -216,7 +223,7 @@ def _run(stamps: np.ndarray, begin: np.datetime64, end: np.datetime64) -> np.nda
 def _between(stamps: np.ndarray, begin: np.datetime64, end: np.datetime64, url: str) -> np.ndarray:
     inside = stamps[_run(stamps, begin, end)]
     if not inside.size:
-        span = f"{shown(stamps.min())} .. {shown(stamps.max())}"
+        span = f"{shown(stamps[0])} .. {shown(stamps[-1])}"
         raise InputError(f"{url} has no stamp in {shown(begin)} .. {shown(end)}; its axis has {span}")
     return inside
 

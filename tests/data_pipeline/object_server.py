@@ -7,6 +7,7 @@ import re
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +44,17 @@ def every_third(fault: Fault, *, of: str = "") -> Callable[[int, str], Fault | N
     """Every third request for a key that holds `of` goes wrong."""
     counted = itertools.count(1)
     return lambda number, key: fault if of in key and next(counted) % 3 == 0 else None
+
+
+def first_times(count: int, fault: Fault) -> Callable[[int, str], Fault | None]:
+    """The first requests for each key go wrong."""
+    asked: Counter[str] = Counter()
+
+    def fails(number: int, key: str) -> Fault | None:
+        asked[key] += 1
+        return fault if asked[key] <= count else None
+
+    return fails
 
 
 @contextmanager
