@@ -29,13 +29,14 @@ def oriented(data: xr.Dataset, log: list[str]) -> xr.Dataset:
         log.append(f"latitude {latitude[0]:g} .. {latitude[-1]:g}: flipped to ascending")
         reverse = np.array_equal(order, np.arange(order.size)[::-1])
         data = data.isel(latitude=slice(None, None, -1) if reverse else order)
-    data = data.assign_coords(latitude=latitude[order])
     columns, eastward = _eastward(longitude, log)
     if not np.array_equal(columns, np.arange(longitude.size)):
         data = data.isel(longitude=columns)
     if not np.array_equal(eastward, longitude):
         log.append(f"longitude {longitude[0]:g} .. {longitude[-1]:g}: now {eastward[0]:g} .. {eastward[-1]:g}")
-    return data.assign_coords(longitude=eastward)
+    final = {"latitude": latitude[order], "longitude": eastward}
+    changed = any(data[axis].dtype != np.float64 or not np.array_equal(data[axis], values) for axis, values in final.items())
+    return data.assign_coords(final) if changed else data
 
 
 def without_noise(values: np.ndarray) -> np.ndarray:

@@ -57,7 +57,8 @@ def _joined(name: str, pieces: list[xr.DataArray]) -> xr.DataArray:
     if "time" not in pieces[0].dims:  # static: any file will do
         return pieces[0]
     windows = sorted({tuple(pair) for piece in pieces for pair in piece.attrs.get("windows", [])})
-    pieces = [piece.assign_coords({axis: pieces[0][axis] for axis in AXES}) for piece in pieces]
+    axes = {axis: pieces[0][axis] for axis in AXES}
+    pieces = [piece if all(piece[axis].equals(axes[axis]) for axis in AXES) else piece.assign_coords(axes) for piece in pieces]
     for dim in JOINED:
         if dim in pieces[0].dims and len(pieces) > 1:
             pieces = [_concatenated(name, group, dim) for group in _alike(pieces, dim)]

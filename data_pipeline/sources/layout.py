@@ -182,7 +182,6 @@ def chunked(data: xr.Dataset) -> xr.Dataset:
     arrays = {}
     for name, array in data.data_vars.items():
         if array.chunks is not None:
-            arrays[name] = array
             continue
         stored = dict(zip(array.dims, array.encoding.get("chunksizes") or array.shape, strict=False))
         budget = BLOCK_BYTES // 4
@@ -195,7 +194,7 @@ def chunked(data: xr.Dataset) -> xr.Dataset:
                 block = min(stored[dim], length) if stored[dim] < length else 1
                 sizes[str(dim)] = max(1, min(length, max(budget // block, 1) * block))
             budget = max(1, budget // max(sizes[str(dim)], 1))
-        arrays[name] = array.chunk(sizes)
+        arrays[name] = array.variable.chunk(sizes)
     return data.assign(arrays)
 
 
