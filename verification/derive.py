@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.errors import InputError
+from data_pipeline.sources.accumulation import accumulate
 
 WINDS = {
     "wind_speed": ("u_component_of_wind", "v_component_of_wind"),
@@ -48,13 +49,4 @@ def _accumulated(data: xr.Dataset, name: str) -> xr.DataArray:
     shorter = [step for step in sorted(parts, reverse=True) if hours > step and hours % step == 0]
     if not shorter:
         raise InputError(f"{name} needs {base} over a part of {hours} hours; the data have {', '.join(parts.values()) or 'none'}")
-    step, array = shorter[0], data[parts[shorter[0]]]
-    dim = "prediction_timedelta" if "prediction_timedelta" in array.dims else "time"
-    stamps = array[dim].values
-    needed = [stamps - np.timedelta64(back, "h") for back in range(0, hours, step)]
-    if not np.all([np.isin(each, stamps) for each in needed], axis=0).any():
-        raise InputError(f"{name}: no stamp has all its parts of {step} hours; the data are {np.unique(np.diff(stamps))} apart")
-    # by label, not by position: an analysis may have gaps
-    shifted = [array.reindex({dim: each}) for each in needed]
-    total = sum((part.assign_coords({dim: stamps}) for part in shifted[1:]), start=shifted[0].assign_coords({dim: stamps}))
-    return total.astype(array.dtype).assign_attrs(array.attrs)
+    return accumulate(data[parts[shorter[0]]], hours)

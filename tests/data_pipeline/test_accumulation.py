@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel, validate
 from data_pipeline.sources.accumulation import accumulate, deaccumulate, totals
+from data_pipeline.sources.files import open_ensemble, open_files
 from tests.toys import UNITS
 
 GRID = Grid.named("8x4")
@@ -307,3 +309,31 @@ def test_windows_of_other_lengths_are_no_analysis() -> None:
     data[TP].attrs["windows"] = [(0, 6), (0, 12)]
     with pytest.raises(InputError, match="accumulated over 6 h, 12 h at stamps of one analysis"):
         deaccumulate(data)
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [{"long_name": "Precipitation accumulated since initialisation"}, {"comment": "sum from the start of the forecast"}],
+)
+def test_a_file_that_says_since_the_initialisation_is_believed(tmp_path: Path, attrs: dict[str, str]) -> None:
+    steps = np.random.default_rng(2).gamma(0.5, 1e-3, (2, 3, 3, *GRID.shape))
+    data = forecast([6, 12, 18], as_bucket(steps, [6, 12, 18], None)).rename({TP: "tp"})
+    data["tp"].attrs.update(attrs)
+    data.to_netcdf(tmp_path / "run.nc")
+    opened = open_ensemble(tmp_path / "run.nc")
+    np.testing.assert_allclose(opened[f"{TP}_6hr"].values, steps, rtol=1e-4, atol=1e-8)
+    assert "accumulated by 'init' (its attributes state)" in mapping(opened)
+    asked = open_ensemble(tmp_path / "run.nc", variables=[f"{TP}_12hr"])
+    assert list(asked.data_vars) == [f"{TP}_12hr"]
+
+
+def test_the_option_of_the_source_reaches_the_files(tmp_path: Path) -> None:
+    days = hourly(48)
+    running = days[TP].values.reshape(2, 24, *GRID.shape).cumsum(axis=1).reshape(48, *GRID.shape)
+    days.copy(data={TP: running}).rename({TP: "tp"}).to_netcdf(tmp_path / "land.nc")
+    opened = open_files(tmp_path / "land.nc", accumulation="day", variables=[f"{TP}_6hr"])
+    assert list(opened.data_vars) == [f"{TP}_6hr"]
+    np.testing.assert_allclose(opened[f"{TP}_6hr"].values[-1], days[TP].values[-6:].sum(axis=0), atol=1e-7)
+    assert "accumulated by 'day' (by the source option accumulation)" in mapping(opened)
+    taken = open_files(tmp_path / "land.nc")
+    assert "nothing tells what it is accumulated over" in mapping(taken)
