@@ -16,7 +16,7 @@ from verification.decomposition import hersbach
 from verification.events import BINS, brier, roc, sedi
 from verification.onepass import ANOMALIES, MAPS, SUMS, TAILS
 from verification.policy import POLICY_TEXTS
-from verification.regions import members_of, regions_in
+from verification.regions import inside, members_of, regions_in
 from verification.state import SPECTRA, units_of
 
 POLICY = "; ".join([*POLICY_TEXTS.values(), "spread-skill ratio with (M + 1) / M"])
@@ -103,7 +103,7 @@ def has_zones(state: xr.Dataset, region: str | None = None) -> bool:
     """True if the region is a union of zones, so that its tables are known."""
     region = region or regions_of(state)[0]
     cells = members_of(region, [str(cell) for cell in state["cell"].values])
-    zones = members_of(region, [str(zone) for zone in state["zone"].values])
+    zones = inside(region, [str(zone) for zone in state["zone"].values])
     return bool(np.isin(state["zone_of"].values[cells], zones).all())
 
 
@@ -116,7 +116,7 @@ def zone_sums(state: xr.Dataset, names: Sequence[str], region: str | None = None
     absent = [name for name in names if name not in state]
     if absent:
         raise InputError(f"the state of {state.attrs.get('model', '?')} has no {', '.join(absent)}: nothing was asked to fill it")
-    zones = members_of(region, [str(zone) for zone in state["zone"].values])
+    zones = inside(region, [str(zone) for zone in state["zone"].values])
     return state[list(names)].isel(zone=zones).sum("zone")
 
 

@@ -40,6 +40,14 @@ class Box(NamedTuple):
         inside = self.south <= other.south and other.north <= self.north and offset + width[0] <= width[1]
         return inside and self.surface in ("", other.surface)
 
+    def meets(self, other: Box) -> bool:
+        """True if the two have points in common."""
+        apart = (other.west - self.west) % 360 >= self.east - self.west and (
+            self.west - other.west
+        ) % 360 >= other.east - other.west
+        surfaces = "" in (self.surface, other.surface) or self.surface == other.surface
+        return max(self.south, other.south) < min(self.north, other.north) and not apart and surfaces
+
 
 REGIONS = {
     "global": Box(),
@@ -117,14 +125,23 @@ def regions_in(cells: Sequence[str]) -> list[str]:
     masked = any(box.surface for box in boxes)
     if all(name.startswith(DOMAIN) for name in cells):
         return [DOMAIN] + ([f"{DOMAIN} {box.surface}" for box in boxes] if masked else [])
-    return [name for name, region in REGIONS.items() if masked or not region.surface]
+    return [
+        name
+        for name, region in REGIONS.items()
+        if (masked or not region.surface) and all(region.holds(box) or not region.meets(box) for box in boxes)
+    ]
 
 
 def members_of(region: str, cells: Sequence[str]) -> np.ndarray:
-    """Positions of the cells (or zones) inside a region. Raises InputError for an unknown region."""
+    """Positions of the cells that make up a region. Raises InputError for one that is unknown or not made up by them."""
     known = regions_in(cells)
     if region not in known:
         raise InputError(f"region {region!r} is not known here; the regions are {', '.join(known)}")
+    return inside(region, cells)
+
+
+def inside(region: str, cells: Sequence[str]) -> np.ndarray:
+    """Positions of the cells (or zones) inside a region, whether or not they fill it."""
     box = REGIONS[region] if region in REGIONS else box_of(region)
     return np.flatnonzero([box.holds(box_of(name)) for name in cells])
 
