@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,7 +19,9 @@ def simulate(
     nature: Annotated[int | None, typer.Option(min=1, metavar="YEARS", help="a nature run of this many years")] = None,
     ensemble: Annotated[
         Literal["perfect", "imperfect"] | None,
-        typer.Option(help="forecasts by the model itself (T31), or by a coarser one (T21), as the recipe's section ensemble says"),
+        typer.Option(
+            help="forecasts by the model itself (T31), or by a coarser one (T21), as the recipe's section ensemble says"
+        ),
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="override, as nature.seed=1")] = None,
     out: Annotated[Path | None, typer.Option(help="work folder; runs/<recipe name> unless given")] = None,
@@ -34,11 +35,12 @@ def simulate(
 
     A nature run writes <out>/analysis.zarr while it runs, and restart states beside it. An ensemble starts from restart states of
     the planet in <out>/analysis.zarr (made by a nature run, or by `plumecast data ingest`): truth + error, members around it; it
-    writes <out>/initial_states.zarr, from which any generator can start too, and <out>/forecasts/<kind>.zarr. Stop either at any
-    time: the same command continues.
+    writes <out>/initial_states.zarr, from which any generator can start too (plumecast forecast --initial-states), its analyses
+    alone as analyses.nc, and <out>/forecasts/<kind>.zarr. Stop either at any time: the same command continues.
     """
     from data_pipeline.errors import InputError
     from data_pipeline.recipe import read_recipe
+    from data_pipeline.workers import cores
 
     if (nature is None) == (ensemble is None):
         raise InputError("give either --nature YEARS or --ensemble perfect|imperfect")
@@ -48,7 +50,7 @@ def simulate(
     if ensemble is None:
         _nature(parts, folder, dry_run)
     else:
-        _ensemble(parts, folder, ensemble, workers or len(os.sched_getaffinity(0)), dry_run)
+        _ensemble(parts, folder, ensemble, workers or cores(), dry_run)
 
 
 def _nature(recipe: Mapping[str, Any], folder: Path, dry_run: bool) -> None:
@@ -88,6 +90,7 @@ def _ensemble(recipe: Mapping[str, Any], folder: Path, kind: Kind, workers: int,
         typer.echo(f"{target}: nothing was written (--dry-run)")
         return
     initial = ensembles.write_initial_states(given, folder / "initial_states.zarr")
+    ensembles.write_analyses(initial, folder / "analyses.nc")
     with ProgressDisplay(kind, "initialisations") as progress:
         ensembles.write_ensemble(given, kind, target, workers=workers, report=progress)
     typer.echo(f"{initial}\n{target}\nnext: plumecast verify {target} --truth {analysis}")

@@ -16,9 +16,10 @@ import xarray as xr
 from pydantic import Field
 
 from data_pipeline import store
+from data_pipeline.disk import plain
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from data_pipeline.opening import open_analysis
+from data_pipeline.opening import open_analysis, open_forecast
 from data_pipeline.planet import perturbations, states, vertical
 from data_pipeline.planet.model import Atmosphere, use_one_core
 from data_pipeline.recipe import Section
@@ -28,6 +29,19 @@ from data_pipeline.templates import forecast_dataset, forecast_template
 Kind = Literal["perfect", "imperfect"]
 TRUNCATION: dict[str, int] = {"perfect": 31, "imperfect": 21}  # the one fixed beforehand, not chosen by its score
 STATE_TOLERANCE = 40.0  # m2 s-2 of z500 between a restart state and the analysis that it should be; another planet is 800 away
+# steps to which the analyses are rounded in a file: those of the planet's own files, a twentieth of an analysis error or less
+QUANTA = {
+    "geopotential": 12.0,
+    "temperature": 0.08,
+    "2m_temperature": 0.08,
+    "u_component_of_wind": 0.25,
+    "v_component_of_wind": 0.3,
+    "10m_u_component_of_wind": 0.25,
+    "10m_v_component_of_wind": 0.3,
+    "mean_sea_level_pressure": 16.0,
+    "specific_humidity": 5e-5,
+    "total_precipitation": 5e-5,
+}
 Report = Callable[[int, int], None]
 
 
@@ -131,6 +145,25 @@ def write_initial_states(given: Setting, out: Path) -> Path:
             data = forecast_dataset(np.stack(frames)[None], times, leads, list(numbers), given.channels, grid)
             writer.write(part, data, {"time": slice(row, row + 1)})
         return writer.finish()
+
+
+def write_analyses(initial: Path, out: Path) -> Path:
+    """<out>: the analyses (number 0) of a store of initial states as one small NetCDF file, rounded to steps of int16."""
+    data = open_forecast(initial).sel(number=[0]).load()
+    encoding = {}
+    for name, array in data.data_vars.items():
+        middle = 0.5 * (float(array.min()) + float(array.max()))
+        step = QUANTA[next(known for known in QUANTA if str(name).startswith(known))]
+        encoding[str(name)] = {
+            "dtype": "int16", "scale_factor": step, "add_offset": step * round(middle / step), "_FillValue": np.int16(-32768),
+            "zlib": True, "complevel": 9, "shuffle": True,
+        }  # fmt: skip
+    temporary = out.with_suffix(".partial")
+    data.assign_attrs({key: plain(value) for key, value in data.attrs.items()}).to_netcdf(
+        temporary, engine="netcdf4", encoding=encoding
+    )
+    temporary.replace(out)
+    return out
 
 
 def write_ensemble(given: Setting, kind: Kind, out: Path, *, workers: int, report: Report = lambda done, total: None) -> Path:

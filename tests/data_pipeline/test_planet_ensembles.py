@@ -130,3 +130,14 @@ def test_restart_states_of_another_run_are_refused(run: Path, tmp_path: Path) ->
     task.files[init] = given.files[pd.Timestamp("2001-01-11")]
     with pytest.raises(InputError, match="is not the analysis of that time: z500 differs by"):
         ensembles._forecast(task)
+
+
+def test_the_analyses_alone_make_a_small_file_that_opens_as_initial_states(run: Path, tmp_path: Path) -> None:
+    given = ensembles.setting(section(run), run / "analysis.zarr")
+    initial = ensembles.write_initial_states(given, tmp_path / "initial.zarr")
+    path = ensembles.write_analyses(initial, tmp_path / "analyses.nc")
+    small, whole = open_forecast(path), open_forecast(initial).sel(number=[0])
+    with xr.open_dataset(path, decode_timedelta=True) as raw:
+        assert raw.attrs["pairs"] == whole.attrs["pairs"]
+    for name, step in (("geopotential", 12), ("temperature", 0.08), ("total_precipitation_12hr", 5e-5)):
+        assert float(np.abs(small[name] - whole[name]).max()) <= 0.51 * step
