@@ -22,7 +22,7 @@ from data_pipeline.recipe import Section
 from data_pipeline.region import Box, grid_inside
 from data_pipeline.regrid import WIND_PAIRS, Method, regrid
 from data_pipeline.schema import Channel, levels_by_name
-from data_pipeline.source import SourceSection, open_source
+from data_pipeline.source import SourceSection, open_source, shown_source
 from data_pipeline.variables import lookup
 
 PART_STAMPS = 128
@@ -164,7 +164,7 @@ def template(planned: Plan) -> xr.Dataset:
 
 def attributes(source: SourceSection, analysis: AnalysisSection, planned: Plan) -> dict[str, Any]:
     """Attributes of the store: where it comes from and what was done."""
-    shown = {"source": source.model_dump(exclude={"path"}), "analysis": analysis.model_dump(mode="json")}
+    shown = {"source": shown_source(source), "analysis": analysis.model_dump(mode="json")}
     found = {
         "Conventions": "CF-1.8",
         "source": source.description or str(planned.source.attrs.get("title", "")),

@@ -23,7 +23,7 @@ Kind = Literal["files", "weatherbench"]
 
 ONLY: dict[Kind, tuple[str, ...]] = {  # what a kind alone knows; its first is required
     "files": ("path", "pattern", "static", "levels", "names", "units", "accumulation"),
-    "weatherbench": ("url",),
+    "weatherbench": ("url", "storage"),
 }
 COARSEST = 6.0  # degrees: more than a cell of any archive
 
@@ -35,7 +35,8 @@ class SourceSection(Section):
     the files identify them, so a moved folder is the same source. static: a file with fields that have no time, in that folder.
     levels, names, units: what the files do not tell, by variable or file; accumulation: what accumulated values start from, see
     `sources.files.open_files`.
-    kind = "weatherbench": url, a WeatherBench 2 or ARCO-ERA5 zarr archive, gs:// s3:// https:// or a folder.
+    kind = "weatherbench": url, a WeatherBench 2 or ARCO-ERA5 zarr archive, gs:// s3:// https:// or a folder. storage: options of
+    the access, such as `requests` at once, see `sources.remote.connect`; they are not part of what identifies a store, nor shown.
     gaps: whether missing stamps are an error, or holes of the store. faults: whether missing or impossible values stop the
     ingest, or are only recorded. description, attribution: carried into the store and every report.
     """
@@ -49,6 +50,7 @@ class SourceSection(Section):
     units: dict[str, str] = Field(default_factory=dict)
     accumulation: str | None = None
     url: str | None = None
+    storage: dict[str, Any] = Field(default_factory=dict)
     gaps: Literal["error", "allow"] = "error"
     faults: Literal["error", "allow"] = "error"
     description: str = ""
@@ -85,7 +87,7 @@ def open_source(
         from data_pipeline.sources.weatherbench import open_archive
 
         box = None if region is None else widened(region, _margin(target, COARSEST))
-        data = open_archive(str(source.url), channels, start=start, stop=stop, region=box)
+        data = open_archive(str(source.url), channels, start=start, stop=stop, region=box, storage=source.storage)
     else:
         data = totals(_open_files(source), channels)
         if region is not None:
@@ -104,13 +106,23 @@ def open_source(
 
 def identify_source(source: SourceSection) -> dict[str, Any]:
     """What the content of a store depends on: the options, and what the files or the archive are recognised by."""
-    described = source.model_dump(exclude={"path", "pattern", "url", "description", "attribution"})
+    described = source.model_dump(exclude={"path", "pattern", "url", "storage", "description", "attribution"})
     if source.kind == "weatherbench":
         from data_pipeline.sources.weatherbench import identity
 
-        return {**described, "archive": identity(str(source.url))}
+        return {**described, "archive": identity(str(source.url), storage=source.storage)}
     files, static = find_files(source)
     return {**described, "files": {file.name: _size(file) for file in [*files, *([static] if static else [])]}}
+
+
+def shown_source(source: SourceSection) -> dict[str, Any]:
+    """The section as stores keep it: without folders, and without what gives access."""
+    shown = source.model_dump(exclude={"path", "storage"})
+    if source.url is not None:
+        from data_pipeline.sources.remote import public
+
+        shown["url"] = public(source.url)
+    return shown
 
 
 def find_files(source: SourceSection) -> tuple[list[Path], Path | None]:

@@ -170,9 +170,11 @@ def connect(url: str, storage: Mapping[str, Any] | None = None) -> PatientStore:
         else:
             inner = _remote_store(scheme, url.rstrip("/"), patience.timeout, options)
     except ImportError as error:
-        raise InputError(f"{url} needs the extra cloud: pip install plumecast[cloud] ({error})") from None
+        raise InputError(f"{public(url)} needs the extra cloud: pip install plumecast[cloud] ({error})") from None
     except (ValueError, TypeError) as error:
-        raise InputError(f"{url}: {error}; expected gs://, s3://, http(s):// or a path, and the options of its kind") from None
+        raise InputError(
+            f"{public(url)}: {error}; expected gs://, s3://, http(s):// or a path, and the options of its kind"
+        ) from None
     store = PatientStore(inner, url=public(url), patience=patience)
     _read_metadata(store)
     return store

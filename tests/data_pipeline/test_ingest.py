@@ -162,7 +162,7 @@ def test_a_weatherbench_archive_is_opened_by_its_url(tmp_path: Path, monkeypatch
         asked.append((url, [channel.label for channel in channels], options))
         return weather()
 
-    module = types.SimpleNamespace(open_archive=open_archive, identity=lambda url: {"url": url, "sha256": "0"})
+    module = types.SimpleNamespace(open_archive=open_archive, identity=lambda url, **options: {"url": url, "sha256": "0"})
     monkeypatch.setitem(sys.modules, "data_pipeline.sources.weatherbench", module)
     recipe = {
         "name": "test",
@@ -177,7 +177,7 @@ def test_a_weatherbench_archive_is_opened_by_its_url(tmp_path: Path, monkeypatch
     }
     found = open_analysis(ingest(recipe, tmp_path / "a.zarr"))
     assert found.sizes["time"] == 17
-    options = {"start": None, "stop": "2001-01-05", "region": (-90, 90, -148.5, 148.5)}
+    options = {"start": None, "stop": "2001-01-05", "region": (-90, 90, -148.5, 148.5), "storage": {}}
     assert asked == [("gs://somewhere/a.zarr", ["2m_temperature"], options)]
     assert store.read_manifest(tmp_path / "a.zarr")["recipe"]["source"]["archive"] == {
         "url": "gs://somewhere/a.zarr",

@@ -455,6 +455,19 @@ def test_an_ingest_from_a_failing_server_holds_the_fields_and_is_done_once(serve
     assert server.chunks == []
 
 
+def test_an_ingest_keeps_no_secrets_and_goes_by_its_options(server: ObjectServer, tmp_path: Path) -> None:
+    recipe = make_recipe(f"{server.url}/b/coarse.zarr".replace("//", "//someone:secret@"), channels=["2m_temperature"])
+    recipe["source"]["storage"] = {"requests": 1, "headers": {"X-Key": "hidden"}}
+    found = open_analysis(ingest(recipe, tmp_path / "analysis.zarr"))
+    assert server.most == 1
+    assert json.loads(found.attrs["recipe"])["source"]["url"] == f"{server.url}/b/coarse.zarr"
+    for file in (tmp_path / "analysis.zarr").rglob("*.json"):
+        assert "secret" not in file.read_text()
+        assert "hidden" not in file.read_text()
+    recipe["source"]["storage"] = {}
+    assert ingest(recipe, tmp_path / "analysis.zarr").exists()  # the same store
+
+
 def test_an_ingest_that_was_given_up_continues(server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_pipeline.plan.PART_STAMPS", 4)
     recipe = make_recipe(
