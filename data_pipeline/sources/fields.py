@@ -18,6 +18,7 @@ from data_pipeline.variables import UnknownVariableError, Variable, identify, lo
 
 _KEPT_ATTRS = ("quantisation_step", "cell_methods", "windows")
 _SINCE_INIT = re.compile(r"(since|from) (the )?(init|forecast start|(start|beginning) of (the )?(forecast|run))", re.IGNORECASE)
+_MONTHLY = {"frequency": ("mon", "month", "monthly"), "GRIB_stepType": ("avgua", "avgia", "avgid", "avgad", "avgas")}
 _OTHER_LEVELS = (
     "hybrid", "theta", "sigma", "potentialVorticity", "depthBelowLand", "depthBelowLandLayer", "heightAboveGround", "height",
 )  # fmt: skip
@@ -95,15 +96,10 @@ def _take(name: str, data: xr.Dataset, kind: Kind, hints: Hints, file: str, foun
 
 
 def _check_not_monthly(raw: xr.Dataset) -> None:
-    attrs = [raw.attrs, *(array.attrs for array in raw.data_vars.values())]
-    told = next((a for a in attrs if a.get("frequency") in ("mon", "month", "monthly")), None)
-    steps = next(
-        (a["GRIB_stepType"] for a in attrs if str(a.get("GRIB_stepType")).startswith("avg") and a["GRIB_stepType"] != "avg"), None
-    )
-    if told or steps:
-        raise InputError(
-            f"monthly means ({'frequency ' + told['frequency'] if told else steps}): expected instants or sums of hours"
-        )
+    for attrs in [raw.attrs, *(array.attrs for array in raw.data_vars.values())]:
+        told = [f"{key} {attrs[key]}" for key, values in _MONTHLY.items() if str(attrs.get(key)) in values]
+        if told:
+            raise InputError(f"monthly means ({told[0]}): expected instants, or sums over hours")
 
 
 def _check_field(array: xr.DataArray) -> None:

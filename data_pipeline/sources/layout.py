@@ -81,7 +81,9 @@ def renamings(names: Mapping[str, str], kind: Kind) -> str:
         final = {"init" if "init" in names else "time": "time", "lead": "prediction_timedelta", **final}
     elif "valid" not in names:
         final = {"time": "time", **final}
-    changed = {names[role]: name for role, name in final.items() if role in names and names[role] != name}
+    changed = {
+        names[role]: name for role, name in final.items() if role in names and names[role] != name and " " not in names[role]
+    }
     return ", ".join(f"{old} -> {new}" for old, new in changed.items())
 
 

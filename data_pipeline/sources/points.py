@@ -7,7 +7,7 @@ import xarray as xr
 
 from data_pipeline.errors import InputError
 
-_STATION_DIMS = ("location", "station", "station_id", "site", "stations", "locations", "nstation")
+_STATION_DIMS = ("location", "station", "station_id", "site", "stations", "locations", "nstation", "time")
 
 
 def unflattened(data: xr.Dataset) -> tuple[xr.Dataset, str | None]:
@@ -46,8 +46,8 @@ def _what_else(cells: str, row: np.ndarray) -> str:
     """What a list of points seems to be, from the number of points in each of its rows (circles of latitude)."""
     if cells in _STATION_DIMS:
         return (
-            f"{row.size} stations along {cells!r}, no grid: give gridded forecasts, and the observations as a table of stations "
-            "to plumecast verify-stations"
+            f"{row.size} values at stations along {cells!r}, no grid: give gridded forecasts, and the observations as a table of "
+            "stations to plumecast verify-stations"
         )
     lengths = np.bincount(row)
     half = lengths.size // 2

@@ -197,7 +197,7 @@ def test_verif_stations_are_sent_to_where_stations_go(tmp_path: Path) -> None:
     coords = {"time": INITS, "leadtime": ("leadtime", [0.0, 6.0, 12.0], {"units": "hour"}), "location": np.arange(locations)}
     xr.Dataset(variables, coords, {"standard_name": "air_temperature", "units": "K"}).to_netcdf(tmp_path / "verif.nc")
     for open_any in (open_files, open_ensemble):
-        with pytest.raises(InputError, match="5 stations along 'location'.*verify-stations"):
+        with pytest.raises(InputError, match="5 values at stations along 'location'.*verify-stations"):
             open_any(tmp_path / "verif.nc")
 
 
