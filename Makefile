@@ -67,6 +67,11 @@ clean:  ## remove caches and build output; ALL=1 also removes .venv and runs/
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers]'
 	@touch $@
 
+.venv/.installed-all: .venv/.installed-peers
+	@echo "installing every extra that tests touch into .venv (once, about 1 GB on disk): cloud archives, live data, the simulated planet"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers,cloud,live,simulate]'
+	@touch $@
+
 .venv/.installed-notebooks: .venv/.installed
 	@echo "installing JupyterLab into .venv (once, about 150 MB on disk)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,notebooks]'
