@@ -64,7 +64,7 @@ def weather(
 def ensemble(
     inits: pd.DatetimeIndex, *, members: int, leads: list[int], grid: str = "64x32", first_member: int = 1, seed: int = 0
 ) -> xr.Dataset:
-    """A forecast in the schema, made of noise: one surface field, one on levels."""
+    """A forecast in the schema, made of noise: one surface field, one on levels, rain over 6 hours (none at lead 0)."""
     draws = np.random.default_rng(seed)
     box = Grid.named(grid)
     levels = [500, 700, 850]
@@ -74,7 +74,9 @@ def ensemble(
     fields = {
         "2m_temperature": (surface, 285 + 12 * draws.normal(size=shape), "K"),
         "geopotential": (column, 5e4 + 900 * draws.normal(size=(*shape[:3], 3, *box.shape)), "m2 s-2"),
+        "total_precipitation_6hr": (surface, 1e-3 * np.maximum(draws.normal(size=shape), 0), "m"),
     }
+    fields["total_precipitation_6hr"][1][:, np.array(leads) == 0] = np.nan
     coords = {
         "time": inits, "prediction_timedelta": pd.to_timedelta(leads, unit="h").as_unit("ns"),
         "number": np.arange(first_member, first_member + members), "level": ("level", levels, _PRESSURE), **box.coords(),

@@ -403,6 +403,15 @@ def test_ensembles_open_in_the_forecast_schema(tmp_path: Path, write: Callable[.
         open_archive_forecast(str(tmp_path / "b" / "ens.zarr"), CHANNELS[:1], start="2030-01-01", stop="2030-02-01")
 
 
+def test_precipitation_of_forecasts_is_summed_where_the_windows_are_whole(tmp_path: Path) -> None:
+    truth = archives.write_ifs_ens(tmp_path / "ens.zarr")["total_precipitation_6hr"].astype("f8")
+    found = open_archive_forecast(str(tmp_path / "ens.zarr"), [Channel("total_precipitation_12hr")])["total_precipitation_12hr"]
+    expected = truth.isel(prediction_timedelta=[1, 2]).sum("prediction_timedelta").astype("f4")
+    np.testing.assert_array_equal(found.isel(prediction_timedelta=2).values, expected.values)
+    assert found.isel(prediction_timedelta=[0, 1]).isnull().all()
+    assert found.attrs["hours_available"] == [12]
+
+
 # --- identity
 
 
