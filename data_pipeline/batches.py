@@ -27,7 +27,7 @@ from data_pipeline.statistics import format_period
 Order = Literal["random", "epochs", "chunks"]
 
 MEMORY_BUDGET = 4 << 30  # bytes of normalised fields
-LANES = 8  # windows of chunks that are mixed at any time in the order "chunks"
+LANES = 8  # windows of chunks that are mixed at any time in the order "chunks", fewer if `mixed` holds fewer chunks
 LOADERS = 2  # threads that fill the memory
 
 _T = TypeVar("_T")
@@ -139,8 +139,8 @@ class Samples:
         choices = np.array(intervals or [self.step], "timedelta64[ns]")
         possible = np.stack([np.isin(np.arange(self.times.size), self.starts(steps, interval)) for interval in choices])
         starts = np.flatnonzero(possible.any(0))
-        lanes = self._windows(starts, mixed) if order == "chunks" else None
-        shuffled = lru_cache(maxsize=2)(lambda epoch: _shuffled(seed, epoch, starts.size, lanes))
+        windows, lanes = self._windows(starts, mixed) if order == "chunks" else (np.zeros(starts.size), 1)
+        shuffled = lru_cache(maxsize=2)(lambda epoch: _shuffled(seed, epoch, windows, lanes))
 
         def draw(k: int) -> Batch:
             if order == "random":
@@ -222,12 +222,13 @@ class Samples:
             list(pool.map(lambda i: self._fields.read(i, out[edges[i] : edges[i + 1]]), range(edges.size - 1)))
         return out
 
-    def _windows(self, starts: np.ndarray, mixed: int) -> np.ndarray:
-        """For each start the window of whole chunks that it lies in, so long that LANES of them hold `mixed` stamps."""
+    def _windows(self, starts: np.ndarray, mixed: int) -> tuple[np.ndarray, int]:
+        """For each start the window of whole chunks that it lies in, and how many of them are mixed: together `mixed` stamps."""
         edges = self._fields.edges
         chunk = int(np.diff(edges).max())
         homes = np.searchsorted(edges, starts, side="right") - 1
-        return homes // max(1, mixed // (LANES * chunk))
+        lanes = int(np.clip(mixed // chunk, 1, LANES))
+        return homes // max(1, mixed // (lanes * chunk)), lanes
 
 
 class _Kept:
@@ -259,17 +260,15 @@ def _generator(seed: int, purpose: int, k: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, purpose, k]))
 
 
-def _shuffled(seed: int, epoch: int, count: int, windows: np.ndarray | None) -> np.ndarray:
-    """A permutation of `count` samples. With `windows`, one for each sample, those of a window stay near each other.
+def _shuffled(seed: int, epoch: int, windows: np.ndarray, lanes: int) -> np.ndarray:
+    """A permutation of samples that leaves those of a window, which is named for each sample, near each other.
 
-    The windows come in random order, one after the other; window w lends its samples to the stretch w / LANES .. w / LANES + 1:
-    LANES windows are mixed at any time, and one comes as another goes.
+    The windows come in random order, one after the other; the samples of window w are spread over w / lanes .. w / lanes + 1:
+    `lanes` windows are mixed at any time, and one comes as another goes. Samples of one window are shuffled altogether.
     """
     generator = _generator(seed, 4, epoch)
-    if windows is None:
-        return generator.permutation(count)
     names, own = np.unique(windows, return_inverse=True)
-    return np.argsort(generator.permutation(names.size)[own] / LANES + generator.random(count), kind="stable")
+    return np.argsort(generator.permutation(names.size)[own] / lanes + generator.random(windows.size), kind="stable")
 
 
 def _one_possible(possible: np.ndarray, generator: np.random.Generator) -> np.ndarray:
