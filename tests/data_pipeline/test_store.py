@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import dask.array
 import numpy as np
 import pandas as pd
 import pytest
@@ -100,6 +102,15 @@ def test_an_unfinished_store_does_not_open_unless_asked(tmp_path: Path) -> None:
     partial = store.open_store(path, allow_incomplete=True)["temperature"]
     xr.testing.assert_equal(partial[:4].load(), fields()["temperature"][:4])
     assert partial[4:].isnull().all()
+
+
+def test_a_chunk_that_no_part_wrote_stops_the_publishing(tmp_path: Path) -> None:
+    with begin(tmp_path / "a.zarr") as writer:
+        for part, box in BOXES.items():
+            held = box if part != "second" else slice(4, 6)
+            writer.write(part, fields().isel(time=held), {"time": held})
+        with pytest.raises(PlumecastError, match=r"1 chunks are in no part, first temperature/c/3/0/0/0"):
+            writer.finish()
 
 
 def test_finishing_early_is_refused_and_a_later_writer_continues(tmp_path: Path) -> None:
@@ -248,6 +259,24 @@ def test_what_a_kill_between_publishing_and_tidying_leaves_is_removed(tmp_path: 
     assert begin(path).finished
     assert not leftover.exists()
     assert store.verify_store(path) == []
+
+
+@settings(max_examples=8)
+@given(size=st.integers(1, 9), chunk=st.integers(1, 5), kind=st.sampled_from(["float32", "float64", "int16"]))
+def test_chunks_have_the_bytes_that_zarr_would_write(
+    tmp_path_factory: pytest.TempPathFactory, size: int, chunk: int, kind: str
+) -> None:
+    folder = tmp_path_factory.mktemp("bytes")
+    data = xr.Dataset({"t": (("x", "y"), np.random.default_rng(size).normal(0, 100, (size, 3)).astype(kind))})
+    template = xr.Dataset({"t": (("x", "y"), dask.array.zeros((size, 3), dtype=kind))})
+    with store.create(folder / "a.zarr", template, parts=["all"], attrs={}, chunks={"x": chunk}) as writer:
+        writer.write("all", data, {})
+        writer.finish()
+    theirs = zarr.open_group(shutil.copytree(folder / "a.zarr", folder / "b.zarr"), mode="r+", use_consolidated=False)["t"]
+    theirs[:] = 0
+    theirs[:] = data["t"].values
+    for file in (folder / "a.zarr" / "t" / "c").rglob("*/0"):
+        assert file.read_bytes() == (folder / "b.zarr" / file.relative_to(folder / "a.zarr")).read_bytes()
 
 
 def test_metadata_are_strict_json(tmp_path: Path) -> None:
