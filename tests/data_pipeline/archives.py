@@ -24,6 +24,7 @@ WB2_UNITS = {
     "total_precipitation": "m", "total_precipitation_6hr": "m", "geopotential_at_surface": "m**2 s**-2",
     "land_sea_mask": "(0 - 1)",
 }  # fmt: skip
+QUARTER = Grid.named("24x13")  # pole rows and all, as 1440x721
 LON_LAT = ("time", "number", "prediction_timedelta", "level", "longitude", "latitude")
 LAT_LON = ("time", "number", "prediction_timedelta", "level", "latitude", "longitude")
 BLOSC = numcodecs.Blosc("lz4", clevel=5, shuffle=numcodecs.Blosc.SHUFFLE)
@@ -82,6 +83,26 @@ def ensemble(
         "number": np.arange(first_member, first_member + members), "level": ("level", levels, _PRESSURE), **box.coords(),
     }  # fmt: skip
     return _dataset(fields, coords)
+
+
+def fine_fields() -> xr.Dataset:
+    """What `fine.zarr` of the tests holds: pole rows and many levels, as the store of a quarter degree."""
+    levels = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
+    return weather(TIMES[:12], QUARTER, levels=levels)
+
+
+def arco_fields() -> xr.Dataset:
+    """What the default `write_arco` holds."""
+    times = pd.date_range("2020-01-01", "2020-01-03T23", freq="1h")
+    return weather(times, QUARTER, levels=(300, 500, 850), rain="total_precipitation", seed=1)
+
+
+def check(found: xr.Dataset, truth: xr.Dataset) -> None:
+    """Every field of `found` has the values of `truth` at its coordinates, to the bit."""
+    for name, array in found.data_vars.items():
+        expected = truth[name].sel({dim: array[dim].values for dim in array.dims})
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array.values, expected.transpose(*array.dims).values)
 
 
 def write_wb2(
