@@ -154,8 +154,9 @@ def unlike(kept: Kept, measures: Mapping[Channel, xr.DataArray]) -> list[str]:
     for start, stop, note in zip(kept.starts, kept.stops, kept.notes, strict=True):
         table = judge({channel: values.isel(time=slice(start, stop)) for channel, values in measures.items()}).table
         for channel in measures:
-            found, noted = table.loc[channel.label], note["channels"][channel.label]
-            differing = [name for name in NOTED if not _same(float(found[name]), noted[name])]
+            found: dict[Any, Any] = table.loc[channel.label].to_dict()
+            noted = note["channels"][channel.label]
+            differing = [name for name in NOTED if not _same(found[name], noted[name])]
             lines += [
                 f"{channel}, stamps {start} to {stop - 1}: {name} is {found[name]:.9g}, {noted[name]} was noted"
                 for name in differing
