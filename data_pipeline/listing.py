@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from data_pipeline import quality, store
+from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.kept import overall, read_kept
 from data_pipeline.plan import AnalysisSection, plan, spans, step_text
@@ -62,7 +63,7 @@ def show_store(data: xr.Dataset, path: Path) -> None:
         recorded = json.loads(attrs["quality"])
         table, findings = recorded["table"], recorded["findings"]
     else:
-        report = quality.check(data, gaps="allow")
+        report = _checked(data, path)
         table, findings = report.table.to_dict(orient="index"), [str(finding) for finding in report.findings]
     channels = Table("channel", "units", *[_right(name) for name in ("minimum", "mean", "maximum", "finite")])
     for label, row in table.items():
@@ -110,6 +111,13 @@ def show_statistics(data: xr.Dataset) -> None:
     console = table_console()
     console.print(table)
     console.print(f"over {data.attrs['period']}, {data.attrs['n']} stamps; area-weighted; precipitation as log(1 + x / 1 mm)")
+
+
+def _checked(data: xr.Dataset, path: Path) -> quality.Report:
+    try:
+        return quality.check(data, gaps="allow")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path}: its values cannot be read: {error}; it is damaged, get it again") from None
 
 
 def _state(path: Path) -> dict[str, str]:

@@ -9,16 +9,40 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from data_pipeline.errors import InputError
 
 SECTIONS = ("name", "source", "analysis", "nature", "ensemble", "periods", "model", "training", "forecast", "verification")
+
+
+def _hours(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*h", text):
+        raise ValueError(f"{text!r}: expected whole hours, for example 6h, 12h or 24h")
+    return text
+
+
+def _stamp(text: str) -> str:
+    if not _is_stamp(text):
+        raise ValueError(f"{text!r}: expected an ISO stamp in UTC without a zone, for example 2001-01-01T12")
+    return text
+
+
+def _is_stamp(text: str) -> bool:
+    try:
+        return dt.datetime.fromisoformat(text).tzinfo is None
+    except ValueError:
+        return False
+
+
+Hours = Annotated[str, AfterValidator(_hours)]
+Stamp = Annotated[str, AfterValidator(_stamp)]
 
 
 class Section(BaseModel):
@@ -40,7 +64,9 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         raw: dict[str, Any] = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"recipe {path} not found; the packaged ones are in recipes/") from None
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise InputError(f"recipe {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {path} is not valid TOML: {error}") from None
     raw.setdefault("name", path.stem)
     for override in overrides:

@@ -94,16 +94,19 @@ def forecast(
     """
     import models
     from data_pipeline import open_analysis, open_forecast
+    from data_pipeline.errors import InputError
     from data_pipeline.progress import ProgressDisplay
     from forecast.boundary import Boundary
     from forecast.initial_states import InitialStates
     from forecast.rollout import make_plan, run
     from forecast.sinks import ZarrSink
 
+    if initial_number is not None and initial_states is None:
+        raise InputError("--initial-number chooses a state of a store: give --initial-states too")
     generator = models.load(checkpoint or models.shipped(), device)
     data = open_analysis(analysis)
     started = InitialStates(open_forecast(initial_states), initial_number) if initial_states is not None else None
-    if started is not None and not (init or start or stop):
+    if started is not None and not (init or start or stop or count):
         times = started.data["time"].values
     else:
         times = _inits(data, generator.spec.frames, init, start, stop, every, count, days, generator.spec.step)

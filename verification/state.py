@@ -218,13 +218,20 @@ def is_state(path: str | Path) -> bool:
 
 
 def open_state(path: str | Path) -> xr.Dataset:
-    """A saved state, in memory: a store, or one in NetCDF (`.nc`). Raises InputError if it holds something else."""
-    state = xr.load_dataset(path, engine="netcdf4") if str(path).endswith(".nc") else open_store(path)
+    """A saved state, in memory: a store, or one in NetCDF (`.nc`). Raises InputError for anything else, or nothing, there."""
+    state = _load_netcdf(path) if str(path).endswith(".nc") else open_store(path)
     if state.attrs.get("kind") != KIND:
         raise InputError(f"{path} is not a score state; `plumecast verify` makes one from a forecast store")
     if "hersbach_alpha" not in state and not state.attrs.get("condensed"):
         raise InputError(f"{path} was written by an earlier version; remove it and run `plumecast verify` again")
     return state.load()
+
+
+def _load_netcdf(path: str | Path) -> xr.Dataset:
+    try:
+        return xr.load_dataset(path, engine="netcdf4")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} cannot be opened as NetCDF: {error}") from None
 
 
 def _check_alike(first: xr.Dataset, other: xr.Dataset) -> None:

@@ -22,7 +22,7 @@ from data_pipeline.grid import Grid
 from data_pipeline.opening import open_analysis, open_forecast
 from data_pipeline.planet import perturbations, states, vertical
 from data_pipeline.planet.model import Atmosphere, use_one_core
-from data_pipeline.recipe import Section
+from data_pipeline.recipe import Hours, Section, Stamp
 from data_pipeline.schema import Channel, channels_of, select, stack
 from data_pipeline.templates import forecast_dataset, forecast_template
 
@@ -54,13 +54,13 @@ class EnsembleSection(Section):
     """
 
     restarts: str
-    inits: list[str] = Field(min_length=1)
+    inits: list[Stamp] = Field(min_length=1)
     members: int = Field(16, ge=1)
     days: float = Field(15.0, gt=0)
-    step: str = "12h"
+    step: Hours = "12h"
     error: float = Field(80.0, gt=0)
     frames: int = Field(2, ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 @dataclass(frozen=True)

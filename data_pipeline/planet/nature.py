@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.planet import states, vertical
 from data_pipeline.planet.model import TRUNCATIONS, Atmosphere, Raw, State
-from data_pipeline.recipe import Section, fingerprint
+from data_pipeline.recipe import Hours, Section, Stamp, fingerprint
 from data_pipeline.regrid import regrid
 from data_pipeline.schema import Channel
 from data_pipeline.templates import analysis_template
@@ -49,13 +49,13 @@ class NatureSection(Section):
     `total_precipitation` is that over a step. grid: any named grid.
     """
 
-    seed: int = 0
-    start: str = "2001-01-01"
+    seed: int = Field(0, ge=0)
+    start: Stamp = "2001-01-01"
     spin_up_days: int = Field(153, ge=0)
     years: int = Field(1, ge=1)
     days: int | None = Field(None, ge=1)
     truncation: int = 31
-    step: str = "6h"
+    step: Hours = "6h"
     grid: str = "64x32"
     channels: list[str] = Field(default_factory=lambda: list(CHANNELS), min_length=1)
     restart_days: int = Field(10, ge=1)
@@ -124,7 +124,7 @@ def simulate(planned: Plan, folder: Path, *, report: Report = lambda done, total
     chunks = {"time": max(size for size in range(1, CHUNK_STAMPS + 1) if planned.chunk % size == 0)}
     parts = planned.parts
     with store.create(out, template, parts=list(parts), attrs=attrs, chunks=chunks, recipe=identity) as writer:
-        for name, box, raw in _blocks(planned, atmosphere, folder, report):
+        for name, box, raw in _blocks(planned, atmosphere, folder, writer.done, report):
             if name not in writer.done:
                 data = vertical.gridded(raw, atmosphere.surroundings, planned.channels, planned.grid)
                 data = data.isel(time=slice(box.stop - box.start))
@@ -133,13 +133,23 @@ def simulate(planned: Plan, folder: Path, *, report: Report = lambda done, total
         return writer.finish()
 
 
-def _blocks(planned: Plan, atmosphere: Atmosphere, folder: Path, report: Report) -> Iterator[tuple[str, slice, Raw]]:
-    """Parts of the store with their raw fields; the checkpoint moves on once the caller has written one."""
+def _blocks(
+    planned: Plan, atmosphere: Atmosphere, folder: Path, done: Collection[str], report: Report
+) -> Iterator[tuple[str, slice, Raw]]:
+    """Parts of the store with their raw fields; the checkpoint moves on once the caller has written one.
+
+    Raises InputError for a checkpoint that is ahead of the parts `done`: the store was removed, and it was not.
+    """
     checkpoint, mark = folder / "checkpoint.npz", fingerprint(planned.section.model_dump())
     state, edge = _resume(checkpoint, mark) or _spun_up(planned, atmosphere, checkpoint, mark)
     report(int((state.time - planned.times[0]) / pd.Timedelta(hours=planned.hours)), len(planned.times))
     for name, box in planned.parts.items():
         if planned.times[box.start] < state.time:
+            if name not in done:
+                raise InputError(
+                    f"{checkpoint} is at {state.time:%Y-%m-%dT%H}, but the store lacks {name}: it was removed, or is another's; "
+                    "remove the checkpoint too, and the run starts again"
+                )
             continue
         after, raw = atmosphere.run(state, planned.chunk, planned.hours)
         yield name, box, _joined(edge, raw)
@@ -167,10 +177,9 @@ def _spun_up(planned: Plan, atmosphere: Atmosphere, checkpoint: Path, mark: str)
 def _resume(checkpoint: Path, mark: str) -> tuple[State, Raw] | None:
     if not checkpoint.exists():
         return None
-    with np.load(checkpoint, allow_pickle=False) as held:
-        if str(held["mark"]) != mark:
-            raise InputError(f"{checkpoint} belongs to another run; choose another --out, or remove it")
-        arrays = {name: held[name] for name in held.files}
+    arrays = states.read_arrays(checkpoint)
+    if str(arrays["mark"]) != mark:
+        raise InputError(f"{checkpoint} belongs to another run; choose another --out, or remove it")
     time = pd.Timestamp(str(arrays["time"]))
     physics = {name[len(states.PHYSICS) :]: array for name, array in arrays.items() if name.startswith(states.PHYSICS)}
     raw = {name[len(RAW) :]: array for name, array in arrays.items() if name.startswith(RAW)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,18 @@ def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     sync(path.parent)
 
 
-def load(path: Path) -> State:
-    """The state of a file; `physics` is empty where only the dynamics were kept. Raises InputError for a damaged file."""
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What `write_arrays` wrote. Raises InputError for a damaged file."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            arrays = {name: held[name] for name in held.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            return {name: held[name] for name in held.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is no restart state, or damaged: {error}") from None
+
+
+def load(path: Path) -> State:
+    """The state of a file; `physics` is empty where only the dynamics were kept. Raises InputError for a damaged file."""
+    arrays = read_arrays(path)
     absent = [name for name in DYNAMICS if name not in arrays]
     if absent:
         raise InputError(f"{path} lacks {', '.join(absent)}; a restart state holds {', '.join(DYNAMICS)}")

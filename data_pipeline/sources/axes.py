@@ -41,6 +41,8 @@ def oriented(data: xr.Dataset, log: list[str]) -> xr.Dataset:
 
 def without_noise(values: np.ndarray) -> np.ndarray:
     """Coordinates as float64, float32 noise removed: the fewest decimals that stay within its rounding (35.1, not 35.099998)."""
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"latitude or longitude holds {values.dtype}, no numbers; expected degrees")
     exact = np.asarray(values, dtype=np.float64)
     if values.dtype != np.float32:
         return np.round(exact, 9) + 0.0
@@ -110,6 +112,10 @@ def stamps(coord: xr.DataArray, source: str) -> np.ndarray:
         )
     if coord.dtype.kind != "M":
         raise InputError(f"{source} holds {coord.dtype}, not dates; it needs CF units such as 'hours since 1900-01-01'")
+    if np.isnat(coord.values).any():
+        raise InputError(
+            f"{source} holds {np.isnat(coord.values).sum()} missing stamps of {coord.size}; drop them, or get the file again"
+        )
     seconds = (coord.values.astype("datetime64[ms]") + np.timedelta64(500, "ms")).astype("datetime64[s]")
     return seconds.astype("datetime64[ns]")
 
@@ -256,7 +262,10 @@ def _from_leads(data: xr.Dataset, names: dict[str, str]) -> xr.Dataset:
 def _numbered(data: xr.Dataset, names: dict[str, str], log: list[str]) -> xr.Dataset:
     """Members with whole numbers."""
     if "number" in data.coords:
-        return data.assign_coords(number=data["number"].astype(np.int64))
+        given = data["number"]
+        if given.dtype.kind not in "iuf" or not (np.asarray(given.values) % 1 == 0).all():
+            raise InputError(f"{names['number']} holds {np.unique(given.values).tolist()[:5]}; expected whole numbers of members")
+        return data.assign_coords(number=given.astype(np.int64))
     if "number" in data.dims:
         log.append(f"{names['number']}: members without numbers, 0 to {data.sizes['number'] - 1}")
         return data.assign_coords(number=np.arange(data.sizes["number"]))

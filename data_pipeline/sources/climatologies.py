@@ -14,6 +14,7 @@ import xarray as xr
 from data_pipeline.errors import InputError
 from data_pipeline.sources import axes, layout, remote
 from data_pipeline.sources.blocks import as_blocks
+from data_pipeline.sources.weatherbench import UNSTATED
 from data_pipeline.store import is_store, open_store, partial_path
 from data_pipeline.units import conversion, to_canonical_units
 from data_pipeline.variables import UnknownVariableError, identify, lookup
@@ -79,7 +80,7 @@ def _field(name: str, array: xr.DataArray, log: list[str]) -> tuple[str, xr.Vari
         return None
     variable = lookup(known)
     assert variable is not None
-    units = str(array.attrs.get("units", variable.units))
+    units = str(array.attrs.get("units", UNSTATED.get(known, variable.units)))
     array = array.drop_attrs(deep=False)
     if suffix == "_seeps_dry_fraction":
         array = array.astype(np.float32).assign_attrs(units="1")

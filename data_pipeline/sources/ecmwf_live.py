@@ -27,6 +27,7 @@ from data_pipeline.schema import levels_by_name
 from data_pipeline.sources.ecmwf_plan import Wanted, present_fields, run_of
 from data_pipeline.sources.ecmwf_server import Server, stream
 from data_pipeline.sources.files import open_files
+from data_pipeline.sources.remote import public
 from data_pipeline.variables import Variable, lookup
 
 ATTRIBUTION = (
@@ -138,7 +139,7 @@ def _attrs(wanted: Wanted, init: pd.Timestamp, server: Server, mapping: str) -> 
         "Conventions": "CF-1.8",
         "source": "ECMWF open data, IFS high-resolution analyses (step 0)",
         "attribution": ATTRIBUTION.format(year=init.year),
-        "server": server.client.url,
+        "server": public(server.client.url),
         "cycles": [f"{stamp:%Y-%m-%dT%H} {stream(stamp)}" for stamp in stamps],
         "short_forecasts": short,
         "static_source": {name: own if name in wanted.given else "ECMWF open data" for name in wanted.static},

@@ -106,6 +106,8 @@ def _check_field(array: xr.DataArray) -> None:
     """Raise UnknownVariableError for what is no field of numbers on the grid, or on levels that are no pressures."""
     if not {"latitude", "longitude"} <= set(array.dims):
         raise UnknownVariableError(f"it has dims {', '.join(map(str, array.dims))}, no latitude and longitude")
+    if not array.size:
+        raise UnknownVariableError(f"it is empty along {', '.join(str(dim) for dim, size in array.sizes.items() if not size)}")
     if array.dtype.kind not in "fiu":
         raise UnknownVariableError(f"it holds {array.dtype}, no numbers")
     other = [dim for dim in _OTHER_LEVELS if array.sizes.get(dim, 1) > 1]
@@ -169,7 +171,10 @@ def _placed(array: xr.DataArray, variable: Variable, level: int | None, kind: Ki
             raise UnknownVariableError(f"{variable.name} with {array.sizes['level']} levels; expected none")
         array = array.squeeze("level", drop=True)
     if "level" in array.dims and "levels_available" in array.attrs:
-        array = array.sel(level=np.atleast_1d(array.attrs["levels_available"]).tolist())
+        held = np.isin(array["level"].values, np.atleast_1d(array.attrs["levels_available"]))
+        if not held.any():
+            raise UnknownVariableError("it has values on none of these levels")
+        array = array.isel(level=held)
     order = ANALYSIS_DIMS if kind == "analysis" else FORECAST_DIMS
     if variable.static:
         array = array.isel({dim: 0 for dim in array.dims if dim in ("time", "prediction_timedelta", "number")}, drop=True)

@@ -119,7 +119,7 @@ def expand(paths: Paths, pattern: str | None = None) -> list[Path]:
         return [found for path in paths for found in expand(path, pattern)]
     path = Path(paths).expanduser()
     if path.is_dir() and not is_zarr(path):
-        found = sorted(path.glob(pattern or "*"))
+        found = _globbed(path, pattern or "*")
         found = [file for file in found if pattern or file.suffix in SUFFIXES]
         if not found:
             raise InputError(f"{path} holds no file {pattern or 'with a known ending (' + ' '.join(SUFFIXES) + ')'}")
@@ -127,10 +127,17 @@ def expand(paths: Paths, pattern: str | None = None) -> list[Path]:
     if path.exists():
         return [path]
     root = Path(path.anchor)
-    matches = sorted(root.glob(str(path.relative_to(root)))) if _has_wildcard(path) else []
+    matches = _globbed(root, str(path.relative_to(root))) if _has_wildcard(path) else []
     if not matches:
         raise InputError(f"{path} not found; give a file, a folder, a glob or a zarr store")
     return matches
+
+
+def _globbed(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except (ValueError, NotImplementedError) as error:
+        raise InputError(f"{pattern!r} is no pattern of files: {error}; expected names with *, ? or [], as *.nc") from None
 
 
 def _has_wildcard(path: Path) -> bool:

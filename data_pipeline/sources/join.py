@@ -60,7 +60,7 @@ def _joined(name: str, pieces: list[xr.DataArray]) -> xr.DataArray:
     axes = {axis: pieces[0][axis] for axis in AXES}
     pieces = [piece if all(piece[axis].equals(axes[axis]) for axis in AXES) else piece.assign_coords(axes) for piece in pieces]
     for dim in JOINED:
-        if dim in pieces[0].dims and len(pieces) > 1:
+        if dim in pieces[0].dims:
             pieces = [_concatenated(name, group, dim) for group in _alike(pieces, dim)]
     if len(pieces) > 1:
         raise InputError(f"{name}: its {len(pieces)} pieces do not fill a block; {_first_misfit(pieces)}")
@@ -77,8 +77,6 @@ def _alike(pieces: list[xr.DataArray], dim: str) -> list[list[xr.DataArray]]:
 
 
 def _concatenated(name: str, pieces: list[xr.DataArray], dim: str) -> xr.DataArray:
-    if len(pieces) == 1:
-        return pieces[0]
     pieces = sorted(pieces, key=lambda piece: piece[dim].values[0])
     values = np.concatenate([piece[dim].values for piece in pieces])
     distinct, counts = np.unique(values, return_counts=True)
@@ -87,8 +85,10 @@ def _concatenated(name: str, pieces: list[xr.DataArray], dim: str) -> xr.DataArr
         what = f'as {", ".join(sources)}; leave one out by the source option names, as {{"{sources[-1]}" = ""}}'
         raise InputError(
             f"{name}: {dim} {shown(distinct[counts > 1][0])} is there {counts.max()} times"
-            + (f", {what}" if len(sources) > 1 else "; drop one of the files")
+            + (f", {what}" if len(sources) > 1 else "; keep one of them")
         )
+    if len(pieces) == 1:
+        return pieces[0]
     joined = xr.concat(pieces, dim=dim, coords="minimal", compat="override", join="exact", combine_attrs="override")
     return joined if (values[1:] > values[:-1]).all() else joined.sortby(dim)
 

@@ -33,7 +33,8 @@ def unflattened(data: xr.Dataset) -> tuple[xr.Dataset, str | None]:
     variables: dict[str, object] = {}
     for name, array in data.data_vars.items():
         if cells in array.dims:
-            last = array.isel({cells: order}).transpose(..., cells)
+            blocks = {dim: -1 if dim == cells else "auto" for dim in array.dims}
+            last = array.chunk(blocks).isel({cells: order}).transpose(..., cells)
             variables[str(name)] = (
                 (*last.dims[:-1], "latitude", "longitude"), last.data.reshape(*last.shape[:-1], *shape), last.attrs,
             )  # fmt: skip

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import lzma
 import shutil
 import tempfile
 import threading
 import warnings
 import zipfile
+import zlib
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -35,7 +37,7 @@ def open_raw(path: Path) -> list[tuple[str, xr.Dataset]]:
         warnings.filterwarnings("ignore", category=xr.SerializationWarning, message="Unable to decode time axis")
         try:
             return _opened(path)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             if "decode time" in str(error):
                 raise InputError(
                     f"{path}: {error}; expected hours, days or seconds since a date, on the standard calendar"
@@ -82,7 +84,7 @@ def _unpacked(path: Path, stamp: int) -> list[Path]:  # noqa: ARG001  another st
             folder = Path(tempfile.mkdtemp(prefix="plumecast-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             files = [_copied(archive, member, folder / str(i)) for i, member in enumerate(members)]
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
         raise InputError(f"{path} is a damaged zip archive: {error}; get it again") from None
     found = [file for file in files if _first_bytes(file).startswith((*_NETCDF, b"GRIB"))]
     if not found:

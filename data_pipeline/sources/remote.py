@@ -28,6 +28,8 @@ from data_pipeline.errors import InputError, NotReadyError, PlumecastError
 
 ROOTS = ("zarr.json", ".zmetadata", ".zgroup")
 METADATA = (*ROOTS, ".zarray", ".zattrs")
+SCHEMES = ("gs", "gcs", "s3", "http", "https", "file", "")
+_EXPECTED = "expected gs://, s3://, http(s):// or a path"
 REFUSED = (401, 403)  # S3 says so of what is not there, where listing is not allowed
 _CHUNK = re.compile(r"(?P<array>.+?)/(?:c[/.])?\d+(?:[/.]\d+)+")  # of two dims or more: coordinates may hold fill values
 _CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "requests", "urllib3")
@@ -160,7 +162,7 @@ def connect(url: str, storage: Mapping[str, Any] | None = None) -> PatientStore:
     own = {key: options.pop(key) for key in ("attempts", "timeout", "requests") if key in options}
     if any(not isinstance(value, int) or value < 1 for value in own.values()):
         raise InputError(f"storage options {own}: expected whole numbers above 0")
-    patience, scheme = replace(PATIENCE, **own), urlsplit(url).scheme
+    patience, scheme = replace(PATIENCE, **own), _scheme(url)
     try:
         if scheme in ("", "file"):
             folder = Path(urlsplit(url).path if scheme else url).expanduser()
@@ -172,12 +174,20 @@ def connect(url: str, storage: Mapping[str, Any] | None = None) -> PatientStore:
     except ImportError as error:
         raise InputError(f"{public(url)} needs the extra cloud: pip install plumecast[cloud] ({error})") from None
     except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{public(url)}: {error}; expected gs://, s3://, http(s):// or a path, and the options of its kind"
-        ) from None
+        raise InputError(f"{public(url)}: {error}; {_EXPECTED}, and the options of its kind") from None
     store = PatientStore(inner, url=public(url), patience=patience)
     _read_metadata(store)
     return store
+
+
+def _scheme(url: str) -> str:
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:  # the address is not shown: it may hold a password
+        raise InputError(f"the address of the archive is malformed: {error}; {_EXPECTED}") from None
+    if scheme not in SCHEMES:
+        raise InputError(f"{public(url)}: {scheme}:// is not known; {_EXPECTED}")
+    return scheme
 
 
 def _remote_store(scheme: str, url: str, timeout: float, options: Mapping[str, Any]) -> FsspecStore:

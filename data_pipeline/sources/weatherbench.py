@@ -29,7 +29,7 @@ from data_pipeline.variables import VARIABLES, lookup
 Box = tuple[float, float, float, float]
 Fields = dict[str, list[xr.DataArray]]
 STATIC = tuple(name for name, variable in VARIABLES.items() if variable.static)
-_HINTS = Hints(units={"relative_humidity": "1"})  # WeatherBench 2 derives it as a fraction and states no units
+UNSTATED = {"relative_humidity": "1"}  # WeatherBench 2 derives it as a fraction and states no units
 
 
 def open_archive(
@@ -65,8 +65,8 @@ def open_archive(
     if "valid_time_start" in raw.attrs and begin < first:
         raise InputError(f"{store.url} is valid from {shown(first)} on; asked from {shown(begin)}")
     times = _between(stamps, begin, end, store.url)
-    places = {name: _run(stamps, max(begin - reach * HOUR, first), end), **_places(raw, dims, there, channels, region, store.url)}
-    found = read(as_blocks(raw[wanted], places, name), "analysis", _HINTS, store.url)
+    places = {name: _run(stamps, max(begin - reach * HOUR, first), end), **_places(raw, dims, channels, region, store.url)}
+    found = read(as_blocks(raw[wanted], places, name), "analysis", _hints(raw), store.url)
     data = _totalled(as_analysis([found], accumulation="step"), channels, times, region)
     return noted(data, [line]) if line else data
 
@@ -93,8 +93,8 @@ def open_archive_forecast(
     stamps = _stamps(raw, name, store.url)
     begin, end = _stamp("start", start, stamps[0]), _stamp("stop", stop, stamps[-1])
     _between(stamps, begin, end, store.url)
-    places = {name: _run(stamps, begin, end), **_places(raw, dims, there, channels, region, store.url)}
-    found = read(as_blocks(raw[wanted], places, name), "forecast", _HINTS, store.url)
+    places = {name: _run(stamps, begin, end), **_places(raw, dims, channels, region, store.url)}
+    found = read(as_blocks(raw[wanted], places, name), "forecast", _hints(raw), store.url)
     return _totalled(as_forecast([found], accumulation="step"), channels, None, region)
 
 
@@ -114,7 +114,7 @@ def _survey(raw: xr.Dataset, kind: Kind, url: str) -> tuple[dict[str, str], Fiel
     except InputError as error:
         raise InputError(f"{url}: {error}") from None
     whole = [dims.get(role) for role in ("latitude", "longitude", "level")]
-    found = read(raw.isel({dim: slice(0, 1) for dim in raw.dims if dim not in whole}), kind, _HINTS, url)
+    found = read(raw.isel({dim: slice(0, 1) for dim in raw.dims if dim not in whole}), kind, _hints(raw), url)
     there: Fields = {}
     for array in found.fields:
         if array.attrs["source_name"] in raw.data_vars:
@@ -122,6 +122,10 @@ def _survey(raw: xr.Dataset, kind: Kind, url: str) -> tuple[dict[str, str], Fiel
     # a field under the name of the table goes before one that was recognised
     exact = {name: [array for array in arrays if array.attrs["source_name"] == name] for name, arrays in there.items()}
     return dims, {name: exact[name] or arrays for name, arrays in there.items()}, found.left_out
+
+
+def _hints(raw: xr.Dataset) -> Hints:
+    return Hints(units={name: units for name, units in UNSTATED.items() if name in raw and "units" not in raw[name].attrs})
 
 
 def _axis(raw: xr.Dataset, dims: Mapping[str, str], roles: Sequence[str], url: str) -> str:
@@ -189,8 +193,8 @@ def _valid(attrs: Mapping[str, Any], stamps: np.ndarray, stop: str | None, url: 
     """First and last stamp with data, and a line on preliminary ones. Raises NotReadyError for a `stop` after the last."""
     first, last = stamps[0], stamps[-1]
     if attrs.get("valid_time_start"):
-        first = stamps[stamps >= _day(attrs["valid_time_start"])].min(initial=last)
-    stated = {key: _day(attrs[key]) + 24 * HOUR for key in ("valid_time_stop", "valid_time_stop_era5t") if attrs.get(key)}
+        first = stamps[stamps >= _day("valid_time_start", attrs, url)].min(initial=last)
+    stated = {key: _day(key, attrs, url) + 24 * HOUR for key in ("valid_time_stop", "valid_time_stop_era5t") if attrs.get(key)}
     if not stated:
         return first, last, ""
     key = max(stated, key=stated.__getitem__)
@@ -205,8 +209,11 @@ def _valid(attrs: Mapping[str, Any], stamps: np.ndarray, stop: str | None, url: 
     return first, last, f"stamps after {attrs.get('valid_time_stop')}: preliminary ERA5T" if end >= final else ""
 
 
-def _day(text: Any) -> np.datetime64:
-    return pd.Timestamp(str(text)).normalize().to_datetime64().astype("M8[ns]")
+def _day(key: str, attrs: Mapping[str, Any], url: str) -> np.datetime64:
+    try:
+        return pd.Timestamp(str(attrs[key])).tz_localize(None).normalize().to_datetime64().astype("M8[ns]")
+    except ValueError:
+        raise InputError(f"{url} says {key} {attrs[key]!r}, which is no day: its period cannot be told") from None
 
 
 def _stamp(key: str, text: str | None, otherwise: np.datetime64) -> np.datetime64:
@@ -229,14 +236,15 @@ def _between(stamps: np.ndarray, begin: np.datetime64, end: np.datetime64, url: 
 
 
 def _places(
-    raw: xr.Dataset, dims: Mapping[str, str], there: Fields, channels: Sequence[Channel], region: Box | None, url: str
+    raw: xr.Dataset, dims: Mapping[str, str], channels: Sequence[Channel], region: Box | None, url: str
 ) -> dict[str, np.ndarray]:
     """{dim of the store: positions wanted} of levels, and of latitude and longitude inside the region."""
     places: dict[str, np.ndarray] = {}
     if dims.get("level") in raw.dims:
-        order = np.argsort(raw[dims["level"]].values)  # of pressures, in whatever units
-        known = [array["level"].values for arrays in there.values() for array in arrays if "level" in array.dims]
-        pressures = max(known, key=len, default=order)
+        stored = raw[dims["level"]]
+        axis = xr.Dataset(coords={"level": ("level", stored.values, stored.attrs)})
+        pressures = axes.pressure_levels(axis, dims["level"], [])["level"].values  # ascending
+        order = np.argsort(stored.values)  # of pressures, in whatever units
         wanted = [channel.level for channel in channels if channel.level is not None]
         places[dims["level"]] = np.sort(order[np.isin(pressures, wanted)])
     if region is None:

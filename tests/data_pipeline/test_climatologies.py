@@ -71,6 +71,17 @@ def test_latitude_from_the_north_and_other_units_are_mapped(archive: tuple[Path,
     assert any(line.startswith("moon_phase: left out") for line in mapping)
 
 
+def test_relative_humidity_without_units_is_a_fraction_as_weatherbench_derives_it(
+    archive: tuple[Path, xr.Dataset], tmp_path: Path
+) -> None:
+    share = xr.full_like(archive[1]["geopotential"], 0.5).drop_attrs()
+    data = archive[1].drop_encoding().assign(relative_humidity=share, relative_humidity_std=share / 5)
+    data.to_zarr(tmp_path / "other.zarr", zarr_format=2, consolidated=True)
+    found = open_climatology(tmp_path / "other.zarr")
+    np.testing.assert_allclose(found["relative_humidity"], 50.0)
+    np.testing.assert_allclose(found["relative_humidity_std"], 10.0, rtol=1e-6)
+
+
 def test_it_is_read_over_http_with_failing_requests(archive: tuple[Path, xr.Dataset]) -> None:
     pytest.importorskip("aiohttp", reason="needs the extra cloud: pip install plumecast[cloud]")
     with serve(archive[0].parent) as server:

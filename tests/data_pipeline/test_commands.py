@@ -92,6 +92,19 @@ def test_check_finds_a_damaged_chunk(run: Run, recipe: str) -> None:
         run("check", "runs/job/analysis.zarr")
 
 
+def test_info_names_a_file_whose_values_are_damaged(run: Run, work_folder: Path) -> None:
+    times = pd.date_range("2001-01-01", periods=40, freq="24h")
+    draws = np.random.default_rng(4).normal(280, 5, size=(40, 4, 8))
+    data = xr.Dataset(
+        {"t2m": (("time", "latitude", "longitude"), draws, {"units": "K"})}, {"time": times, **Grid.named("8x4").coords()}
+    )
+    data.to_zarr(work_folder / "weather.zarr", zarr_format=2)
+    chunk = work_folder / "weather.zarr" / "t2m" / "0.0.0"
+    chunk.write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"weather.zarr: its values cannot be read: .* it is damaged"):
+        run("info", "weather.zarr")
+
+
 def test_what_is_not_there_yet_is_said_with_the_command_that_makes_it(run: Run, recipe: str) -> None:
     with pytest.raises(NotReadyError, match="plumecast data ingest job"):
         run("climatology", recipe)

@@ -21,6 +21,7 @@ from data_pipeline.regrid import regrid
 from data_pipeline.schema import Channel, validate
 from data_pipeline.sources.ecmwf_live import open_cycle, write_cycle
 from data_pipeline.sources.ecmwf_plan import Wanted
+from data_pipeline.sources.ecmwf_server import Server
 from data_pipeline.store import write_dataset
 from tests.children import contents
 from tests.data_pipeline.open_data_server import (
@@ -152,6 +153,14 @@ def test_the_store_is_a_checked_analysis_that_names_its_source(data: OpenData, t
     assert stored.attrs["channels"] == list(CHANNELS)
     assert "gh -> geopotential at 500 hPa [gpm -> m2 s-2]" in json.loads(stored.attrs["mapping"])
     assert not (tmp_path / "analysis.zarr.downloads").exists()
+
+
+def test_a_password_in_the_address_of_a_copy_is_not_kept(data: OpenData, tmp_path: Path) -> None:
+    data.publish_frames(*FRAMES)
+    server = Server(data.url.replace("://", "://me:secret@"), wait=lambda seconds: None)
+    path = write_cycle(tmp_path / "analysis.zarr", INIT, WANTED, server=server, now=NOW)
+    assert open_analysis(path).attrs["server"] == data.url
+    assert not any(b"secret" in file.read_bytes() for file in path.rglob("*") if file.is_file())
 
 
 def test_a_second_run_asks_nothing_and_another_cycle_at_the_same_place_is_an_error(data: OpenData, tmp_path: Path) -> None:

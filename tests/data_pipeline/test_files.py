@@ -337,6 +337,56 @@ def test_files_that_do_not_fit_together_are_refused(
         open_files(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("coords", "message"),
+    [
+        ({"time": [0, 0, 1, 2, 3]}, "time 2020-02-28T00:00 is there 2 times; keep one of them"),
+        ({"level": [500, 500]}, "level 500 is there 2 times; keep one of them"),
+        ({"latitude": list("abcdef")}, "no numbers; expected degrees"),
+    ],
+)
+def test_axes_that_are_none_are_refused(write: Callable[..., Path], coords: dict[str, Any], message: str) -> None:
+    data = analysis()
+    if "time" in coords:
+        coords = {"time": data["time"].values[coords["time"]]}
+    with pytest.raises(InputError, match=message):
+        open_files(write(data.assign_coords({name: (name, values, data[name].attrs) for name, values in coords.items()})))
+
+
+def test_a_missing_stamp_is_refused_and_not_left_out(write: Callable[..., Path]) -> None:
+    data = analysis()
+    stamps = data["time"].values.copy()
+    stamps[1] = np.datetime64("NaT")
+    with pytest.raises(InputError, match="data.nc: time holds 1 missing stamps of 5"):
+        open_files(write(data.assign_coords(time=stamps)))
+
+
+@pytest.mark.parametrize("numbers", [[0.5, 1.5, 2.5, 3.5], [0.0, 1.0, 2.0, np.nan], list("abcd")])
+def test_members_without_whole_numbers_are_refused(write: Callable[..., Path], numbers: list[Any]) -> None:
+    data = ensemble()
+    with pytest.raises(InputError, match="data.nc: number holds .* expected whole numbers of members"):
+        open_ensemble(write(data.assign_coords(number=numbers)))
+
+
+def test_an_empty_field_is_left_out_and_said(write: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match="t2m: left out, it is empty along time"):
+        open_files(write(analysis()[["t2m"]].isel(time=slice(0))))
+
+
+def test_a_part_of_the_levels_of_a_store_of_ours_is_read(write: Callable[..., Path]) -> None:
+    """The attribute that says which levels a variable has still names those that were cut off."""
+    data = analysis()
+    data["z"].attrs["levels_available"] = data["level"].values.tolist()
+    first = data.isel(level=[0])
+    np.testing.assert_array_equal(open_files(write(first))["geopotential"]["level"], first["level"])
+
+
+@pytest.mark.parametrize("pattern", ["/elsewhere/*.nc", "**.nc"])
+def test_a_pattern_that_is_none_is_named(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(InputError, match="is no pattern of files"):
+        expand(tmp_path, pattern)
+
+
 # --- what is missing, broken or not understood
 
 
@@ -410,6 +460,15 @@ def test_flat_points_of_a_grid_become_the_grid(write: Callable[..., Path]) -> No
     check_equal(open_files(write(flat)), canonical(plain))
     with pytest.raises(InputError, match="not a latitude-longitude grid"):
         open_files(write(flat.isel(values=slice(1, None)), "b.nc"))
+
+
+def test_flat_points_are_not_read_before_they_are_asked_for(write: Callable[..., Path]) -> None:
+    plain = analysis()[["t2m"]]
+    flat = plain.stack(values=("latitude", "longitude"))
+    coords = {name: ("values", flat[name].values) for name in ("latitude", "longitude")}
+    opened = open_files(write(flat.drop_vars(["values", "latitude", "longitude"]).assign_coords(coords)))
+    layers = opened["2m_temperature"].data.dask.values()
+    assert not any(isinstance(layer, np.ndarray) and layer.size >= plain["t2m"].size for layer in layers)
 
 
 def test_two_dimensional_axes_of_a_regular_grid_are_read(write: Callable[..., Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.opening import open_analysis
 from data_pipeline.planet import nature, states
 from data_pipeline.planet.nature import NatureSection, Plan
+from data_pipeline.recipe import section
 from data_pipeline.store import is_store, partial_path, read_manifest
 from tests.data_pipeline.toy_planet import ToyAtmosphere
 
@@ -137,6 +139,26 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 def test_what_the_planet_cannot_give_is_refused_before_it_runs(more: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         planned(**more)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"step": "2h30min"}, {"step": "soon"}, {"start": "spring"}, {"start": "2001-01-01T00Z"}, {"start": "nat"}, {"seed": -1}],
+)
+def test_settings_that_are_none_are_faults_of_the_section(wrong: dict[str, Any]) -> None:
+    key = next(iter(wrong))
+    with pytest.raises(InputError, match=rf"section \[nature\]:\n  - nature\.{key}: "):
+        section({"nature": wrong}, "nature", NatureSection)
+
+
+def test_a_checkpoint_without_its_store_is_told_before_the_model_runs(tmp_path: Path, toys: list[ToyAtmosphere]) -> None:
+    shutil.rmtree(nature.simulate(planned(), tmp_path))
+    with pytest.raises(InputError, match=r"checkpoint.npz is at 2001-01-09T00, but the store lacks 2001-01-01T00"):
+        nature.simulate(planned(), tmp_path)
+    assert toys[-1].hours_run == 0
+    (tmp_path / "checkpoint.npz").write_bytes(b"PK and nothing more")
+    with pytest.raises(InputError, match="checkpoint.npz is no restart state, or damaged"):
+        nature.simulate(planned(), tmp_path)
 
 
 def test_a_year_of_six_hours_is_a_calendar_year() -> None:

@@ -71,6 +71,18 @@ def test_a_zip_without_fields_is_named(tmp_path: Path) -> None:
         open_files(zipped(tmp_path / "a.zip", {"a.txt": b"words"}))
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_a_zip_with_damaged_content_is_named(tmp_path: Path, packing: int) -> None:
+    path = tmp_path / "bad.zip"
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("a.nc", b"CDF" + np.random.default_rng(0).integers(0, 8, 4000).astype("u1").tobytes())
+    content = bytearray(path.read_bytes())
+    content[60:200] = bytes(255 - byte for byte in content[60:200])
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="bad.zip is a damaged zip archive"):
+        open_files(path)
+
+
 # --- many files
 
 

@@ -60,6 +60,14 @@ def test_a_missing_recipe_says_where_the_packaged_ones_are(tmp_path: Path) -> No
         read_recipe(tmp_path / "none.toml")
 
 
+def test_what_is_no_text_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="not valid TOML"):
+        read_recipe(tmp_path / "binary.toml")
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        read_recipe(tmp_path)
+
+
 def test_all_faults_of_a_section_are_listed_at_once() -> None:
     recipe = {"name": "job", "analysis": {"step": 12, "colour": "red", "method": "magic"}}
     with pytest.raises(InputError) as caught:

@@ -112,6 +112,25 @@ def test_an_axis_with_missing_stamps_is_refused(tmp_path: Path) -> None:
         open_archive(str(tmp_path / "a.zarr"), CHANNELS)
 
 
+@pytest.mark.parametrize(("units", "stored"), [(None, 0.5), ("1", 0.5), ("%", 50.0)])
+def test_relative_humidity_is_a_fraction_only_where_no_units_are_stated(tmp_path: Path, units: str | None, stored: float) -> None:
+    data = archives.weather(archives.TIMES[:4], "8x4")
+    field = xr.full_like(data["temperature"], stored).drop_attrs(deep=False).assign_attrs({"units": units} if units else {})
+    data.assign(relative_humidity=field).to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=True)
+    found = open_archive(str(tmp_path / "a.zarr"), [Channel("relative_humidity", 500)])
+    assert found["relative_humidity"].attrs["units"] == "%"
+    np.testing.assert_allclose(found["relative_humidity"], 50.0)
+
+
+def test_levels_that_each_variable_has_are_found_on_the_common_axis(tmp_path: Path) -> None:
+    """As in a store of ours: levels that only another variable has are missing, and an attribute says which are not."""
+    data = archives.weather(archives.TIMES[:4], "8x4", levels=(500, 850))
+    for name, level in (("geopotential", 500), ("temperature", 850)):
+        data[name] = data[name].where(data["level"] == level).assign_attrs(data[name].attrs, levels_available=[level])
+    archives.write_wb2(tmp_path / "a.zarr", data)
+    check(open_archive(str(tmp_path / "a.zarr"), CHANNELS[:2]), data)
+
+
 # --- ARCO-ERA5: an axis that reaches beyond the data
 
 
@@ -130,6 +149,14 @@ def test_stamps_after_the_last_valid_day_are_not_ready(objects: Path) -> None:
         open_archive(str(objects / "b" / "arco.zarr"), CHANNELS, start="2020-01-03", stop="2020-01-04T00")
     with pytest.raises(InputError, match="valid from 2020-01-01T00:00 on; asked from 2019-12-31T00:00"):
         open_archive(str(objects / "b" / "arco.zarr"), CHANNELS, start="2019-12-31", stop="2020-01-02")
+
+
+@pytest.mark.parametrize("key", ["valid_time_start", "valid_time_stop"])
+def test_a_valid_day_that_is_none_is_refused(tmp_path: Path, key: str) -> None:
+    data = archives.weather(archives.TIMES[:4], "8x4").assign_attrs({key: "soon"})
+    data.to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=True)
+    with pytest.raises(InputError, match=f"a.zarr says {key} 'soon', which is no day"):
+        open_archive(str(tmp_path / "a.zarr"), CHANNELS)
 
 
 @pytest.mark.parametrize("hours", [6, 12, 24])

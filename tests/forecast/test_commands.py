@@ -61,6 +61,7 @@ def test_forecast_then_baselines_at_its_dates(job: Path, tmp_path: Path) -> None
         (("--init", "yesterday morning"), "write stamps as 2007-01-11T00"),
         ((), "give --init"),
         (("--init", "2002-07-10", "--boundary", "truth"), "the checkpoint is global: it has no edge"),
+        (("--init", "2002-07-10", "--initial-number", "0"), "give --initial-states too"),
         (("--init", "2002-07-10", "--device", "cuda:9"), "use --device cpu"),
     ],
 )

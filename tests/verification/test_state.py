@@ -168,6 +168,10 @@ def test_only_score_states_are_opened_or_replaced(tmp_path: Path, state: xr.Data
         states.save(state, tmp_path / "mine")
     with pytest.raises(InputError, match="not found"):
         states.open_state(tmp_path / "absent")
+    (tmp_path / "junk.nc").write_bytes(b"no NetCDF")
+    for name in ("absent.nc", "junk.nc"):
+        with pytest.raises(InputError, match=rf"{name} cannot be opened as NetCDF"):
+            states.open_state(tmp_path / name)
 
 
 def test_one_member_has_no_fair_score_and_says_why(fields: tuple[xr.DataArray, xr.DataArray]) -> None:
