@@ -1,0 +1,102 @@
+"""Generators beside physics ensembles of the simulated planet: the README's tables, from the score states in docs/physics.
+
+    python -m tests.benchmarks physics
+    python -m tests.benchmarks.physics FOLDER     # first condense FOLDER/scores/*.scores.zarr, made by `plumecast verify`
+
+All start from the same analyses, or from members around them (recipes/planet_physics.toml), on the same dates, and are verified
+against the truth. Every skill is paired: on common dates, intervals from joint resamples.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from data_pipeline.grid import Grid  # noqa: F401  PROJ before ecCodes
+from verification.readout import scores_table, skill
+from verification.significance import compare, intervals
+from verification.state import condensed, open_state
+from verification.styles import readable_units, style_of
+
+STATES = Path("docs/physics")
+LEADS = {f"day {day}": np.timedelta64(24 * day, "h") for day in (1, 3, 5, 7, 10, 15)}
+CHANNELS = (
+    "geopotential_500", "mean_sea_level_pressure", "temperature_850", "2m_temperature", "u_component_of_wind_850",
+    "specific_humidity_850", "total_precipitation_12hr",
+)  # fmt: skip
+MODELS = {"perfect": "perfect (T31)", "imperfect": "imperfect (T21)", "members": "crps, members", "analysis": "crps, analysis"}
+
+
+def main() -> None:
+    states = {name: open_state(STATES / f"{name}.scores.nc") for name in (*MODELS, "climatology")}
+    first = states["perfect"]
+    print(
+        f"{first.sizes['time']} initialisations, {pd.Timestamp(first['time'].values[0]):%Y-%m-%d} to "
+        f"{pd.Timestamp(first['time'].values[-1]):%Y-%m-%d}; {first.attrs['members']} members; fair CRPS; 95 % intervals\n"
+    )
+    print("CRPS (of the perfect model in units) and its ratio to the climatology's\n")
+    rows(states, lambda state, channel, lead: against(state, states["climatology"], channel, lead))
+    print("\nspread-skill ratio\n")
+    rows(states, spread_skill)
+    for reference in ("perfect", "imperfect"):
+        print(f"\nCRPS of the generator over that of the {reference} model (p of the paired test)\n")
+        chosen = {name: states[name] for name in MODELS if name not in ("perfect", reference)}
+        rows(chosen, lambda state, channel, lead, other=states[reference]: over(state, other, channel, lead))
+
+
+def rows(states: dict[str, xr.Dataset], cell) -> None:  # type: ignore[no-untyped-def]
+    print("| | | " + " | ".join(LEADS) + " |\n|---|---|" + "---|" * len(LEADS))
+    for channel in CHANNELS:
+        for i, name in enumerate(name for name in MODELS if name in states):
+            style = style_of(channel)
+            label = f"{style.label} ({readable_units(style.difference_units)})" if i == 0 else ""
+            cells = [cell(states[name], channel, lead) for lead in LEADS.values()]
+            print(f"| {label} | {MODELS[name]} | " + " | ".join(cells) + " |")
+
+
+def against(state: xr.Dataset, climatology: xr.Dataset, channel: str, lead: np.timedelta64) -> str:
+    at = {"channel": channel, "prediction_timedelta": lead}
+    value = float(scores_table(state).crps.sel(at)) * style_of(channel).factor
+    return f"{value:.3g} · {ratio(state, climatology, at)}"
+
+
+def ratio(state: xr.Dataset, reference: xr.Dataset, at: dict[str, object]) -> str:
+    own, reference = (
+        one.sel(channel=[at["channel"]], prediction_timedelta=[at["prediction_timedelta"]]) for one in (state, reference)
+    )
+    limits = intervals(own, reference).squeeze()
+    value = 1 - float(skill(own, reference).crpss.squeeze())
+    return f"**{value:.3f}** [{1 - float(limits.crpss_upper):.3f}, {1 - float(limits.crpss_lower):.3f}]"
+
+
+def over(state: xr.Dataset, reference: xr.Dataset, channel: str, lead: np.timedelta64) -> str:
+    at = {"channel": channel, "prediction_timedelta": lead}
+    p = float(compare(state, reference).p_value.sel(at))
+    return f"{ratio(state, reference, at)} ({'< 0.001' if p < 1e-3 else f'{p:.3f}'})"
+
+
+def spread_skill(state: xr.Dataset, channel: str, lead: np.timedelta64) -> str:
+    at = {"channel": channel, "prediction_timedelta": lead}
+    limits = intervals(state).sel(at)
+    return f"{float(scores_table(state).ssr.sel(at)):.2f} [{float(limits.ssr_lower):.2f}, {float(limits.ssr_upper):.2f}]"
+
+
+def condense(folder: Path) -> None:
+    """The states of a campaign as small files."""
+    STATES.mkdir(parents=True, exist_ok=True)
+    for name in (*MODELS, "climatology"):
+        state = condensed(open_state(folder / "scores" / f"{name}.scores.zarr"), list(LEADS.values()))
+        if name == "climatology":
+            state = state.drop_dims("rank")  # as large as all the rest
+        encoding = {str(variable): {"zlib": True, "complevel": 9, "shuffle": True} for variable in state.data_vars}
+        state.to_netcdf(STATES / f"{name}.scores.nc", engine="netcdf4", encoding=encoding)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        condense(Path(sys.argv[1]))
+    main()
