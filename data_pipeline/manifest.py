@@ -41,6 +41,12 @@ def read_plan(path: str | Path) -> dict[str, Any] | None:
     return content
 
 
+def is_spent(path: str | Path) -> bool:
+    """True if what lies beside a published store was published: a kill came before it was tidied away."""
+    plan = read_plan(path)
+    return plan is not None and is_store(path) and plan.get("recipe") == read_manifest(path)["recipe"]
+
+
 def compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], hint: str = "") -> None:
     """Raise InputError, with the differences, unless both are equal."""
     lines = list(itertools.islice(differences(old, new), 20))

@@ -27,7 +27,7 @@ import xarray as xr
 from data_pipeline.chunks import canonical, encoding, layout
 from data_pipeline.disk import Lock, holder, plain, sha256, sync_files, write_json
 from data_pipeline.errors import InputError, NotReadyError
-from data_pipeline.manifest import MANIFEST, compare, is_store, partial_path, read_manifest, read_plan, version
+from data_pipeline.manifest import MANIFEST, compare, is_spent, is_store, partial_path, read_manifest, read_plan, version
 from data_pipeline.recipe import fingerprint
 from data_pipeline.writer import StoreWriter
 
@@ -123,19 +123,21 @@ def blank(
 def is_finished(path: str | Path, recipe: Mapping[str, Any], *, hint: str = "") -> bool:
     """True if a store made by this recipe is published at `path`, False if nothing is.
 
-    Raises InputError for another recipe, with the differences and the hint.
+    What a kill after publishing left beside it is removed. Raises InputError for another recipe, with the differences and the hint.
     """
     path = Path(path)
     if not is_store(path):
         return False
     compare(path, {"recipe": read_manifest(path)["recipe"]}, {"recipe": plain(recipe)}, hint)
+    if is_spent(path):
+        shutil.rmtree(partial_path(path), ignore_errors=True)
     return True
 
 
 def progress_of(path: str | Path) -> tuple[int, int, list[str]] | None:
     """Of an unfinished store: parts done, parts in all, and the processes that write it; None if there is none."""
     folder, plan = partial_path(path), read_plan(path)
-    if plan is None:
+    if plan is None or is_spent(path):
         return None
     claims = sorted((folder / "claims").iterdir()) if (folder / "claims").is_dir() else []
     held = [(holder(claim), claim.name) for claim in claims]
@@ -208,10 +210,10 @@ def _is_there(path: Path, plan: Mapping[str, Any]) -> bool:
 def _finished(path: Path, plan: Mapping[str, Any], template: xr.Dataset) -> StoreWriter:
     if not is_store(path):
         raise InputError(f"{path} exists and is not a store of plumecast; choose another place, or move it away")
-    manifest, leftover = read_manifest(path), partial_path(path)
+    manifest = read_manifest(path)
     compare(path, {key: manifest[key] for key in ("recipe", "layout")}, {key: plan[key] for key in ("recipe", "layout")})
-    if leftover.exists() and (not (leftover / "store").exists() or (read_plan(path) or manifest)["recipe"] == manifest["recipe"]):
-        shutil.rmtree(leftover, ignore_errors=True)  # killed between publishing and tidying up
+    if is_spent(path):
+        shutil.rmtree(partial_path(path), ignore_errors=True)
     return StoreWriter(path, plan["parts"], template, None)
 
 
@@ -220,10 +222,11 @@ def _prepare(
 ) -> None:
     folder = partial_path(path)
     root, staged = folder / "store", read_plan(path)
-    if staged is not None:
-        compare(path, staged, plan)
+    if staged is not None and not is_spent(path):
+        compare(folder, staged, plan)
         return
-    shutil.rmtree(root, ignore_errors=True)
+    for name in ("store", "parts", "claims"):  # of a preparation, or a tidying up, that was killed
+        shutil.rmtree(folder / name, ignore_errors=True)
     template.attrs = plain({**attrs, "recipe_hash": fingerprint(plan["recipe"]), "plumecast_version": version()})
     template.to_zarr(
         root, mode="w-", compute=False, consolidated=False, zarr_format=3, encoding=encoding(template, chunks),

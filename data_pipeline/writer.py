@@ -213,7 +213,7 @@ class StoreWriter:
         else:
             exchange(root, self.path)
         sync(self.path.parent)
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)  # what is left of it is seen to be spent
 
     def _published_by_another(self) -> Path:
         if not is_store(self.path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -189,6 +190,51 @@ def test_an_extension_that_was_stopped_leaves_the_old_store_whole_and_continues(
     assert store.verify_store(out) == []
     ingest(recipe, out, extend=True)
     assert contents(out) == contents(whole)
+
+
+@pytest.mark.parametrize("left", ["all", "markers", "plan"])
+def test_an_extension_killed_while_it_tidied_up_is_finished_and_can_be_extended_again(
+    recipe: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    out, longer = ingest(until(recipe, "2001-01-07T00"), tmp_path / "a.zarr"), until(recipe, "2001-01-10T00")
+    with monkeypatch.context() as patch:
+        patch.setattr("data_pipeline.writer.shutil.rmtree", lambda *_, **__: None)
+        ingest(longer, out, extend=True)
+    leftover = store.partial_path(out)
+    if left == "markers":
+        (leftover / "plan.json").unlink()
+    if left == "plan":
+        shutil.rmtree(leftover / "store")
+        shutil.rmtree(leftover / "parts")
+    assert store.progress_of(out) is None
+    ingest(recipe, out, extend=True)
+    assert contents(out) == contents(whole)
+    assert not leftover.exists()
+
+
+def test_a_rerun_tidies_up_after_a_kill(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("data_pipeline.writer.shutil.rmtree", lambda *_, **__: None)
+        out = ingest(recipe, tmp_path / "a.zarr")
+    assert store.partial_path(out).exists()
+    ingest(recipe, out)
+    assert not store.partial_path(out).exists()
+
+
+def test_another_extension_than_the_one_under_way_names_the_unfinished_one(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = ingest(until(recipe, "2001-01-07T00"), tmp_path / "a.zarr")
+    with monkeypatch.context() as patch:
+        patch.setattr("data_pipeline.writer.StoreWriter.claim", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(until(recipe, "2001-01-10T00"), out, extend=True)
+    with pytest.raises(InputError, match=r"a\.zarr\.partial was made by another recipe[\s\S]*remove"):
+        ingest(recipe, out, extend=True)
+
+
+def interrupted(*_: Any, **__: Any) -> bool:
+    raise KeyboardInterrupt
 
 
 def test_an_extension_by_more_files_keeps_what_the_old_ones_gave(recipe: dict[str, Any], whole: Path, tmp_path: Path) -> None:

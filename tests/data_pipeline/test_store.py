@@ -255,7 +255,8 @@ def test_what_a_kill_between_publishing_and_tidying_leaves_is_removed(tmp_path: 
     path = build(tmp_path / "a.zarr")
     leftover = store.partial_path(path)
     (leftover / "parts").mkdir(parents=True)
-    (leftover / "plan.json").write_text("{}")
+    (leftover / "plan.json").write_text(json.dumps({"recipe": store.read_manifest(path)["recipe"], "parts": list(BOXES)}))
+    assert store.progress_of(path) is None
     assert begin(path).finished
     assert not leftover.exists()
     assert store.verify_store(path) == []
