@@ -176,6 +176,9 @@ def _separable(data: xr.Dataset) -> xr.Dataset:
             raise InputError("latitude and longitude are 2-d: a rotated or curvilinear grid; regrid it to a regular one first")
         data = data.drop_vars(["latitude", "longitude"]).rename({rows: "latitude", columns: "longitude"})
         data = data.assign_coords(latitude=latitude[:, 0], longitude=longitude[0, :])
+    for name in ("latitude", "longitude"):
+        if data[name].dims != (name,):
+            raise InputError(f"{name} goes along {', '.join(map(str, data[name].dims)) or 'no dim'}, it is no axis of a grid")
     return data
 
 

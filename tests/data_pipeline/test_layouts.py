@@ -13,6 +13,7 @@ import zarr
 
 from data_pipeline.errors import InputError
 from data_pipeline.sources.files import open_ensemble, open_files
+from data_pipeline.sources.layout import rename_roles
 from tests.data_pipeline.worlds import HOURS, INITS, analysis, by_channel, check_equal, flat, forecast, mapping, short
 
 # --- WeatherBench 2 and what follows it
@@ -146,6 +147,15 @@ def test_points_that_are_no_grid_are_said_to_be_what_they_seem(
     data.to_netcdf(tmp_path / "a.nc")
     with pytest.raises(InputError, match=f"{latitude.size} points along 'values' are not a .*{grid}; regrid them to a regular"):
         open_files(tmp_path / "a.nc")
+
+
+def test_a_single_row_or_an_axis_along_another_dim_is_no_grid() -> None:
+    data = analysis()
+    with pytest.raises(InputError, match="latitude goes along no dim, it is no axis of a grid"):
+        rename_roles(data.isel(latitude=0))
+    along = data.rename(latitude="row").assign_coords(lat=("row", data["latitude"].values)).drop_vars("row")
+    with pytest.raises(InputError, match="latitude goes along row, it is no axis of a grid"):
+        rename_roles(along)
 
 
 def test_an_anemoi_dataset_with_members_is_an_ensemble_of_analyses(tmp_path: Path) -> None:
