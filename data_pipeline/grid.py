@@ -95,10 +95,11 @@ class Grid:
     @cached_property
     def is_global(self) -> bool:
         """True if the cells close the circle of longitude and reach both poles."""
-        return self._circles and bool(self.latitude_bounds[0] <= -90 + 1e-6 and self.latitude_bounds[-1] >= 90 - 1e-6)
+        return self.circles and bool(self.latitude_bounds[0] <= -90 + 1e-6 and self.latitude_bounds[-1] >= 90 - 1e-6)
 
     @cached_property
-    def _circles(self) -> bool:
+    def circles(self) -> bool:
+        """True if the cells close the circle of longitude."""
         step = self.longitude[1] - self.longitude[0]
         return bool(abs(self.longitude.size * step - 360) < 10 * SPACING_TOLERANCE)
 

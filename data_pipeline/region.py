@@ -36,7 +36,8 @@ def grid_inside(grid: Grid, box: tuple[float, float, float, float]) -> Grid:
 def cut(data: xr.Dataset, box: tuple[float, float, float, float]) -> xr.Dataset:
     """Data of the schema at its points inside the box, in one piece that runs eastward from the box's west side; lazily.
 
-    A box around the whole circle keeps the longitudes as they are. Raises InputError if there are fewer than two points a side.
+    A box that holds the whole circle keeps the longitudes as they are. Raises InputError if there are fewer than two points a
+    side.
     """
     grid = Grid.of(data)
     rows, columns, longitude = _places(grid, box)
@@ -66,7 +67,7 @@ def _places(grid: Grid, box: tuple[float, float, float, float]) -> tuple[np.ndar
             f"analysis.region [{south:g}, {north:g}, {west:g}, {east:g}] (south, north, west, east) holds {rows.size} latitudes "
             f"and {columns.size} longitudes of the grid {grid}; it takes two of each"
         )
-    if columns.size == grid.longitude.size and east - west >= 360 - TOLERANCE:
+    if columns.size == grid.longitude.size and (grid.circles or east - west >= 360 - TOLERANCE):
         return rows, None, grid.longitude
     columns = columns[np.argsort(east_of[columns], kind="stable")]
     turns = np.round((west + east_of[columns] - grid.longitude[columns]) / 360.0)

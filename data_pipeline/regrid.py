@@ -123,7 +123,7 @@ def _point_weights(source: Grid, target: Grid, axis: np.ndarray) -> tuple[scipy.
     longitude, columns = source.longitude, np.arange(source.longitude.size)
     step = longitude[1] - longitude[0]
     wanted = np.mod(target.longitude - longitude[0], 360.0) + longitude[0]
-    if _circles(source):
+    if source.circles:
         longitude, columns = np.append(longitude, longitude[0] + 360), np.append(columns, 0)
     else:
         wanted = np.where(wanted > longitude[0] + 360 - step * COVER_TOLERANCE, longitude[0], wanted)
@@ -190,10 +190,6 @@ def _product(field: np.ndarray, rows: scipy.sparse.csr_array, columns: scipy.spa
 def _needs_conservation(name: str) -> bool:
     variable = lookup(name)
     return variable is not None and variable.accumulated and (variable.non_negative or variable.units == "J m-2")
-
-
-def _circles(grid: Grid) -> bool:
-    return abs(grid.longitude.size * (grid.longitude[1] - grid.longitude[0]) - 360) < 1e-2
 
 
 def with_pole_rows(fields: dict[str, xr.DataArray], source: Grid, target: Grid) -> tuple[dict[str, xr.DataArray], np.ndarray]:
