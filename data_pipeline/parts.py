@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from data_pipeline import quality
@@ -16,7 +15,6 @@ from data_pipeline.plan import Plan
 from data_pipeline.schema import Channel, levels_by_name
 from data_pipeline.store import StoreWriter
 from data_pipeline.transform import is_log
-from data_pipeline.variables import lookup
 
 READERS = 8  # blocks of a remote source under way at once, for each part
 
@@ -102,16 +100,10 @@ def _note(planned: Plan, box: slice, scans: dict[Channel, _Scan], faults: str) -
         for channel, scan in scans.items()
     }
     report = quality.judge(measures)
-    report.findings = [finding for finding in report.errors if not _is_dry(finding.where, report.table)]
+    report.findings = report.errors
     if report.findings and faults == "error":
         raise InputError(
             "the source fails its checks:\n" + "\n".join(f"  - {finding}" for finding in report.findings)
             + '\ncorrect it, leave the channel out, or accept it with source.faults="allow"'
         )  # fmt: skip
     return {**quality.summary(report), "moments": {channel.label: scan.moments.numbers() for channel, scan in scans.items()}}
-
-
-def _is_dry(label: str, table: pd.DataFrame) -> bool:
-    """No rain, snow or ice in a block is weather, not a fault."""
-    known = lookup(Channel.parse(label).name)
-    return known is not None and known.non_negative and not table.loc[label, ["minimum", "maximum"]].any()

@@ -70,7 +70,8 @@ def check(
 
     channels: those to read (default: all with data). step: expected between stamps (default: the commonest). gaps: are missing
     stamps errors. Found: repeated or unordered stamps, another step, missing stamps, non-finite values (a mask that never
-    changes is normal for sea, ice and soil), values outside the physical range of the table, fields without any variation.
+    changes is normal for sea, ice and soil), values outside the physical range of the table, fields without any variation (no
+    rain, snow or ice at all is worth a note only).
     """
     wanted = channels_of(data) if channels is None else [Channel.parse(c) if isinstance(c, str) else c for c in channels]
     findings = check_stamps(pd.DatetimeIndex(data["time"].values), step=step, gaps=gaps) if "time" in data.coords else []
@@ -205,9 +206,12 @@ def _judge(channel: Channel, measured: xr.DataArray) -> list[Finding]:
                 )
             )
     # rain may be zero everywhere on a dry day, a temperature may not be the same everywhere
-    flat = (finite > 0) & (low == high) if variable is None or not variable.non_negative else xr.zeros_like(finite, dtype=bool)
-    if float(low.min()) == float(high.max()):
-        findings.append(Finding("error", label, f"is {float(low.min()):.6g} everywhere and always"))
+    may_be_none = variable is not None and variable.non_negative
+    flat = (finite > 0) & (low == high) if not may_be_none else xr.zeros_like(finite, dtype=bool)
+    lowest, highest = float(low.min()), float(high.max())
+    if lowest == highest:
+        dry = may_be_none and lowest == 0
+        findings.append(Finding("note" if dry else "error", label, f"is {lowest:.6g} everywhere and always"))
     elif flat.any():
         findings.append(Finding("error", label, f"is the same everywhere{_stamps_where(flat)}"))
     return findings

@@ -252,6 +252,15 @@ def test_impossible_values_stop_the_ingest_and_may_be_allowed(tmp_path: Path) ->
     assert quality["table"]["geopotential_500"]["finite"] == pytest.approx(1 - 1 / (40 * 72))
 
 
+def test_missing_values_of_a_source_without_rain_stop_the_ingest(tmp_path: Path) -> None:
+    data = weather()
+    data["total_precipitation_6hr"][:] = 0
+    ingest(make_recipe(save(data, tmp_path / "dry")), tmp_path / "a.zarr")
+    data["total_precipitation_6hr"][3, 1, 1] = np.nan
+    with pytest.raises(InputError, match="total_precipitation_6hr: .* are missing or not finite"):
+        ingest(make_recipe(save(data, tmp_path / "source")), tmp_path / "b.zarr")
+
+
 def test_celsius_in_the_source_is_kelvin_in_the_store(tmp_path: Path) -> None:
     data = weather()
     data["2m_temperature"] = (data["2m_temperature"] - 273.15).assign_attrs(units="degC")

@@ -138,6 +138,17 @@ def test_a_dry_day_is_no_fault(analysis: xr.Dataset) -> None:
     check(analysis).raise_if_bad()
 
 
+def test_no_rain_at_all_is_worth_a_note_but_missing_values_among_the_zeros_are_a_fault(analysis: xr.Dataset) -> None:
+    analysis["total_precipitation_12hr"].values[:] = 0
+    found = check(analysis).findings
+    assert [(finding.severity, str(finding)) for finding in found] == [
+        ("note", "total_precipitation_12hr: is 0 everywhere and always")
+    ]
+    analysis["total_precipitation_12hr"].values[3, 1, 1] = np.nan
+    with pytest.raises(InputError, match="total_precipitation_12hr: .* are missing or not finite, in 1 of 40 stamps"):
+        check(analysis).raise_if_bad()
+
+
 def test_all_faults_come_at_once(analysis: xr.Dataset) -> None:
     analysis["2m_temperature"].values[:] -= 273.15
     analysis["geopotential"].values[0, 0, 0, 0] = np.nan
