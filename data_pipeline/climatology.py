@@ -76,19 +76,23 @@ def write(
     window_days: int = 30,
     quantiles: Sequence[float] = (),
     recipe: Mapping[str, Any] | None = None,
+    extends: Mapping[str, Any] | None = None,
     cluster: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """The dataset of `compute` as a store at `path`, of any size, written box by box; returns the path.
 
     Killed and run again, it continues with the boxes that are missing; the result has the same bytes. A finished one is left
-    untouched. recipe: plain data that decide the content, for `store.create`. progress: called with (boxes done, of how many).
+    untouched. recipe: plain data that decide the content, extends: the recipe of a store that is replaced, for `store.create`.
+    progress: called with (boxes done, of how many).
     Raises InputError as `compute` and `store.create`.
     """
     plan = _plan(analysis, channels, period, window_days, quantiles)
     parts = [piece.part for piece in plan.pieces]
     attrs = plan.template.attrs
-    with store.create(path, plan.template, parts=parts, attrs=attrs, chunks=plan.chunks, recipe=recipe) as writer:
+    with store.create(
+        path, plan.template, parts=parts, attrs=attrs, chunks=plan.chunks, recipe=recipe, extends=extends
+    ) as writer:
         wanted = [piece for piece in plan.pieces if piece.part not in writer.done]
         for piece, found in _results(plan, wanted, cluster):
             for name, box, values in _boxes_of(plan, piece, found):

@@ -1,4 +1,7 @@
-"""Stores derived from an analysis beside it in the work folder: statistics and climatology of the training period."""
+"""Stores derived from an analysis beside it in the work folder: statistics and climatology of the training period.
+
+A finished one is left untouched, unless the analysis has changed since, as by an extension: then a new one takes its place.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from data_pipeline.statistics import Periods, format_period
 
 
 def make_statistics(recipe: Mapping[str, Any], folder: Path) -> Path:
-    """<folder>/statistics.zarr from <folder>/analysis.zarr: see `statistics.compute`. A finished one is left untouched.
+    """<folder>/statistics.zarr from <folder>/analysis.zarr: see `statistics.compute`.
 
     Tendencies are over every number of hours that the ingest summed up.
     """
@@ -27,9 +30,11 @@ def make_statistics(recipe: Mapping[str, Any], folder: Path) -> Path:
     period, kept = section(recipe, "periods", Periods).required("training"), read_kept(folder / "analysis.zarr")
     identity = _identity(analysis, channels, period)
     out = folder / "statistics.zarr"
-    if not store.is_finished(out, identity):
+    old = _outdated(out, identity)
+    if old is not None or not store.is_finished(out, identity):
         steps = () if kept is None else kept.hours
-        store.write_dataset(out, statistics.compute(analysis, channels, period, steps=steps, kept=kept), recipe=identity)
+        found = statistics.compute(analysis, channels, period, steps=steps, kept=kept)
+        store.write_dataset(out, found, recipe=identity, extends=old)
     return out
 
 
@@ -42,7 +47,7 @@ def make_climatology(
     cluster: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """<folder>/climatology.zarr from <folder>/analysis.zarr: see `climatology.write`. A finished one is left untouched."""
+    """<folder>/climatology.zarr from <folder>/analysis.zarr: see `climatology.write`."""
     analysis, channels = _inputs(recipe, folder)
     periods = section(recipe, "periods", Periods)
     # a short analysis is the first thing to say: naming a period would not help
@@ -50,10 +55,11 @@ def make_climatology(
     period = periods.required("training")
     identity = {**_identity(analysis, channels, period), "window_days": window_days, "quantiles": list(quantiles)}
     out = folder / "climatology.zarr"
-    if not store.is_finished(out, identity):
+    old = _outdated(out, identity)
+    if old is not None or not store.is_finished(out, identity):
         climatology.write(
-            analysis, channels, period, out, window_days=window_days, quantiles=quantiles, recipe=identity, cluster=cluster,
-            progress=progress,
+            analysis, channels, period, out, window_days=window_days, quantiles=quantiles, recipe=identity, extends=old,
+            cluster=cluster, progress=progress,
         )  # fmt: skip
     return out
 
@@ -72,3 +78,9 @@ def _identity(analysis: xr.Dataset, channels: Sequence[Channel], period: tuple[s
         "channels": [channel.label for channel in channels],
         "period": format_period(period),
     }
+
+
+def _outdated(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The recipe of what lies at `out`, if that was made alike of what the analysis was before; None otherwise."""
+    old: dict[str, Any] = store.read_manifest(out)["recipe"] if store.is_store(out) else {}
+    return old if old != identity and {**old, "analysis": identity["analysis"]} == identity else None

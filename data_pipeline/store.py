@@ -102,10 +102,11 @@ def write_dataset(
     *,
     chunks: Mapping[str, int] | None = None,
     recipe: Mapping[str, Any] | None = None,
+    extends: Mapping[str, Any] | None = None,
 ) -> Path:
     """A small dataset as a whole store, atomically. Same rules as `create` for what lies there already."""
     attributes = {**data.attrs, **(attrs or {})}
-    with create(path, data.load(), parts=(), attrs=attributes, chunks=chunks, recipe=recipe) as writer:
+    with create(path, data.load(), parts=(), attrs=attributes, chunks=chunks, recipe=recipe, extends=extends) as writer:
         return writer.finish()
 
 
@@ -123,7 +124,8 @@ def blank(
 def is_finished(path: str | Path, recipe: Mapping[str, Any], *, hint: str = "") -> bool:
     """True if a store made by this recipe is published at `path`, False if nothing is.
 
-    What a kill after publishing left beside it is removed. Raises InputError for another recipe, with the differences and the hint.
+    What a kill after publishing left beside it is removed. Raises InputError for another recipe, with the differences and the
+    hint.
     """
     path = Path(path)
     if not is_store(path):
