@@ -21,9 +21,11 @@ from data_pipeline.errors import InputError
 
 SECTIONS = ("name", "source", "analysis", "nature", "ensemble", "periods", "model", "training", "forecast", "verification")
 
+STAMP = r"\d{4}-\d\d-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?"
+
 
 def _hours(text: str) -> str:
-    if not re.fullmatch(r"[1-9]\d*h", text):
+    if not re.fullmatch(r"[1-9]\d{0,4}h", text):
         raise ValueError(f"{text!r}: expected whole hours, for example 6h, 12h or 24h")
     return text
 
@@ -35,8 +37,10 @@ def _stamp(text: str) -> str:
 
 
 def _is_stamp(text: str) -> bool:
+    if not re.fullmatch(STAMP, text):  # other forms of ISO 8601 are read differently by numpy, or not at all
+        return False
     try:
-        return dt.datetime.fromisoformat(text).tzinfo is None
+        return 1678 <= dt.datetime.fromisoformat(text).year <= 2261  # what nanoseconds can hold
     except ValueError:
         return False
 
@@ -57,7 +61,8 @@ SectionT = TypeVar("SectionT", bound=Section)
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The recipe as nested dicts, with `a.b=value` overrides applied (value in TOML, or a bare string).
 
-    Raises InputError for a missing file, TOML syntax, an override that is not key=value, or an unknown section.
+    Raises InputError for a missing file, TOML syntax, an override that is not key=value, an unknown section, or a name
+    that is none.
     """
     path = Path(path)
     try:
@@ -72,6 +77,8 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     for override in overrides:
         _apply(raw, override)
     raw = _dates_as_text(raw)
+    if not isinstance(raw["name"], str) or not re.fullmatch(r"\w[^/]*", raw["name"]):
+        raise InputError(f"recipe {path}: name {raw['name']!r}; expected a text that can name a folder, as planet")
     unknown = sorted(set(raw) - set(SECTIONS))
     if unknown:
         raise InputError(f"recipe {path}: unknown section {', '.join(unknown)}; expected some of {', '.join(SECTIONS)}")

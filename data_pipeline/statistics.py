@@ -11,7 +11,7 @@ from pydantic import field_validator
 
 from data_pipeline.errors import InputError
 from data_pipeline.kept import Kept, gather
-from data_pipeline.recipe import Section
+from data_pipeline.recipe import Section, Stamp
 from data_pipeline.schema import Channel, select
 from data_pipeline.transform import from_model_space, to_model_space
 
@@ -23,9 +23,9 @@ HOUR = np.timedelta64(1, "h")
 class Periods(Section):
     """Section [periods]: each the first and the last time stamp, both included."""
 
-    training: tuple[str, str] | None = None
-    validation: tuple[str, str] | None = None
-    test: tuple[str, str] | None = None
+    training: tuple[Stamp, Stamp] | None = None
+    validation: tuple[Stamp, Stamp] | None = None
+    test: tuple[Stamp, Stamp] | None = None
 
     @field_validator("*")
     @classmethod

@@ -48,6 +48,9 @@ def test_unquoted_dates_are_text_too(tmp_path: Path) -> None:
         ("[weather]\n", [], "unknown section weather; expected some of name, source"),
         ("", ["analysis.step"], "expected key=value"),
         ("name = 'x'", ["name.of=y"], "'name' is a value, not a section"),
+        ("", ["name=5"], "name 5; expected a text that can name a folder"),
+        ("", ["name=../elsewhere"], "expected a text that can name a folder"),
+        ("", ["name="], "expected a text that can name a folder"),
     ],
 )
 def test_a_faulty_recipe_is_an_input_error(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:
@@ -79,6 +82,12 @@ def test_all_faults_of_a_section_are_listed_at_once() -> None:
 def test_a_period_that_ends_before_it_starts_is_an_error() -> None:
     with pytest.raises(InputError, match=r"periods\.test.*starts at 2001-01-02"):
         section({"periods": {"test": ["2001-01-02", "2001-01-01"]}}, "periods", Periods)
+
+
+@pytest.mark.parametrize("stamp", ["NaT", "2001", "20010101", "2001-13-01", "2001-01-01T00Z", "1492-10-12"])
+def test_what_is_no_stamp_begins_no_period(stamp: str) -> None:
+    with pytest.raises(InputError, match=rf"periods\.test\.0.*'{stamp}': expected an ISO stamp"):
+        section({"periods": {"test": [stamp, "2261-01-01"]}}, "periods", Periods)
 
 
 @settings(max_examples=30)
