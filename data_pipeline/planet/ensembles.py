@@ -22,7 +22,7 @@ from data_pipeline.grid import Grid
 from data_pipeline.opening import open_analysis, open_forecast
 from data_pipeline.planet import perturbations, states, vertical
 from data_pipeline.planet.model import Atmosphere, use_one_core
-from data_pipeline.recipe import Hours, Section, Stamp
+from data_pipeline.recipe import Hours, Section, Stamp, fingerprint
 from data_pipeline.schema import Channel, channels_of, select, stack
 from data_pipeline.templates import forecast_dataset, forecast_template
 
@@ -88,9 +88,19 @@ class Setting:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the content of a store made from it, wherever the folders lie."""
+        """What decides the content of a store made from it, wherever the folders lie: more restart states are other pairs."""
         section = self.section.model_dump(exclude={"restarts"})
-        return {"ensemble": section, "truth": self.truth.attrs["recipe_hash"], "channels": [c.label for c in self.channels]}
+        channels = [channel.label for channel in self.channels]
+        truth = self.truth.attrs["recipe_hash"]
+        return {"ensemble": section, "truth": truth, "channels": channels, "pairs": fingerprint(self.stated_pairs)}
+
+    @property
+    def stated_pairs(self) -> dict[str, list[list[Any]]]:
+        """{initialisation: [[first, second, scale], ...]}, as attributes keep it."""
+        return {
+            f"{init:%Y-%m-%dT%H}": [[f"{p.first:%Y-%m-%dT%H}", f"{p.second:%Y-%m-%dT%H}", round(p.scale, 6)] for p in own]
+            for init, own in self.pairs.items()
+        }
 
 
 def setting(section: EnsembleSection, analysis: Path) -> Setting:
@@ -192,16 +202,12 @@ def write_ensemble(given: Setting, kind: Kind, out: Path, *, workers: int, repor
 
 
 def _about(given: Setting) -> dict[str, Any]:
-    pairs = {
-        f"{init:%Y-%m-%dT%H}": [[f"{p.first:%Y-%m-%dT%H}", f"{p.second:%Y-%m-%dT%H}", round(p.scale, 6)] for p in own]
-        for init, own in given.pairs.items()
-    }
     size = f"z500 rms {given.section.error:g} m2 s-2"
     return {
         "source": given.truth.attrs.get("source", ""),
         "initial_state": f"truth + error ({size}), members around it with errors of the same size",
         "seed": given.section.seed,
-        "pairs": json.dumps(pairs, separators=(",", ":")),
+        "pairs": json.dumps(given.stated_pairs, separators=(",", ":")),
         "plumecast_version": store.version(),
     }
 

@@ -44,7 +44,8 @@ def draw_pairs(
     """`count` different pairs for the initialisation `init` of forecasts of `days`; the first is the error of the analysis.
 
     truth: the planet's analyses, with 500 hPa geopotential at `states` (stamps of restart states). size: rms of the error of that
-    field, area-weighted over the grid (m2 s-2). Depends on (seed, init) alone. Raises InputError if too few pairs are allowed.
+    field, area-weighted over the grid (m2 s-2). Depends on (states, seed, init) alone. Raises InputError if too few pairs are
+    allowed.
     """
     allowed = _allowed(states, init, days)
     order = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, int(init.value // 3_600_000_000_000)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def test_another_size_of_the_error_is_another_ensemble(run: Path, tmp_path: Path
     other = ensembles.setting(section(run, error=40.0), run / "analysis.zarr")
     with pytest.raises(InputError, match=r"ensemble\.error: 80\.0 -> 40\.0"):
         ensembles.write_ensemble(other, "perfect", out, workers=1)
+
+
+def test_other_restart_states_give_other_pairs_and_so_another_ensemble(run: Path, tmp_path: Path) -> None:
+    ensembles.write_initial_states(ensembles.setting(section(run), run / "analysis.zarr"), tmp_path / "initial.zarr")
+    shutil.copytree(run / "restarts", tmp_path / "restarts")
+    moved = ensembles.setting(section(run, restarts=str(tmp_path / "restarts")), run / "analysis.zarr")
+    ensembles.write_initial_states(moved, tmp_path / "initial.zarr")
+    for file in sorted((tmp_path / "restarts").iterdir())[:2]:
+        file.unlink()
+    fewer = ensembles.setting(section(run, restarts=str(tmp_path / "restarts")), run / "analysis.zarr")
+    with pytest.raises(InputError, match="pairs: "):
+        ensembles.write_initial_states(fewer, tmp_path / "initial.zarr")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_errors_have_the_stated_size_and_either_sign() -> None:
     assert 0.45 < np.mean(np.array(signs) > 0) < 0.55
 
 
-def test_pairs_depend_on_seed_and_date_alone() -> None:
+def test_pairs_of_the_same_states_depend_on_seed_and_date_alone() -> None:
     assert draw("2007-06-06", seed=1) == draw("2007-06-06", seed=1)
     assert draw("2007-06-06", seed=1) != draw("2007-06-06", seed=2)
     assert draw("2007-06-06", count=5, seed=1)[0].first == draw("2007-06-06", seed=1)[0].first
