@@ -5,6 +5,7 @@ All members start from one analysis, or each from its own member of a store of i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,12 +35,17 @@ class InitialStates:
     data: xr.Dataset
     number: int | None = None
 
-    @property
-    def name(self) -> str:
-        """For the forecast's attributes."""
+    def described(self, spec: Spec, inits: Sequence[np.datetime64], members: Sequence[int]) -> str:
+        """For the forecast's attributes: others make another forecast. Those of a file are read and known by their values."""
         who = "number of the member" if self.number is None else f"number {self.number}"
-        about = str(self.data.attrs.get("initial_state", "a store of initial states"))
-        return f"{about}; {who} [{self.data.attrs.get('recipe_hash', 'no hash')}]"
+        about = str(self.data.attrs.get("initial_state", "given initial states"))
+        return f"{about}; {who} [{self.data.attrs.get('recipe_hash') or self._digest(spec, inits, members)}]"
+
+    def _digest(self, spec: Spec, inits: Sequence[np.datetime64], members: Sequence[int]) -> str:
+        values, distinct = hashlib.sha256(), members if self.number is None else members[:1]
+        for init in inits:
+            values.update(self.load(spec, init, distinct).tobytes())
+        return values.hexdigest()[:16]
 
     def numbers(self, members: Sequence[int]) -> list[int]:
         return [member if self.number is None else self.number for member in members]

@@ -38,12 +38,12 @@ def main() -> None:
         f"{first.sizes['time']} initialisations, {pd.Timestamp(first['time'].values[0]):%Y-%m-%d} to "
         f"{pd.Timestamp(first['time'].values[-1]):%Y-%m-%d}; {first.attrs['members']} members; fair CRPS; 95 % intervals\n"
     )
-    print("CRPS (of the perfect model in units) and its ratio to the climatology's\n")
+    print("## CRPS, and its ratio to the climatology's\n")
     rows(states, lambda state, channel, lead: against(state, states["climatology"], channel, lead))
-    print("\nspread-skill ratio\n")
+    print("\n## Spread-skill ratio\n")
     rows(states, spread_skill)
     for reference in ("perfect", "imperfect"):
-        print(f"\nCRPS of the generator over that of the {reference} model (p of the paired test)\n")
+        print(f"\n## CRPS over that of the {reference} model, paired (p of the test)\n")
         chosen = {name: states[name] for name in MODELS if name not in ("perfect", reference)}
         rows(chosen, lambda state, channel, lead, other=states[reference]: over(state, other, channel, lead))
 

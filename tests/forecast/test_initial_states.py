@@ -121,7 +121,18 @@ def test_members_start_each_from_its_own_number(analysis: xr.Dataset, spec: Spec
     for row, k in enumerate((1, 3)):
         scaled = analysis.assign({name: analysis[name] * np.float32(1 + 1e-3 * k) for name in analysis.data_vars})
         np.testing.assert_allclose(frames[row], one_analysis(scaled, spec, init), rtol=0, atol=1e-5)
-    assert "number of the member [abc]" in states.name
+    assert states.described(spec, [init], [1, 3]) == "a test; number of the member [abc]"
+
+
+def test_initial_states_of_a_file_are_known_by_their_values(analysis: xr.Dataset, spec: Spec) -> None:
+    """A file has no hash of a recipe: another one must not pass for the forecast that is there."""
+    init = START + 9 * STEP
+    data = ensemble_of(analysis, init, 0, 1, 2).drop_attrs(deep=False)
+    warmer = data.assign({"2m_temperature": data["2m_temperature"] + 1})
+    mine, again, other = (InitialStates(one, number=1).described(spec, [init], [1, 2]) for one in (data, data.copy(), warmer))
+    assert mine == again
+    assert mine != other
+    assert mine != InitialStates(data, number=2).described(spec, [init], [1, 2])
 
 
 def test_all_members_may_start_from_one_number(analysis: xr.Dataset, spec: Spec) -> None:
