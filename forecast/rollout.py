@@ -78,7 +78,7 @@ def make_plan(
         "checkpoint_sha256": generator.sha256,
         "seed": seed,
         "noise_scale": generator.provenance.get("noise_scale", 1.0) if noise_scale is None else noise_scale,
-        "initial_state": "one analysis, all members alike" if initial is None else initial.described(spec, inits, numbers),
+        "initial_state": "one analysis, all members alike" if initial is None else initial.described(spec, list(inits), numbers),
         "boundary": boundary.name if boundary is not None else "none",
         "training_period": spec.training_period,
         "validation_period": spec.validation_period,

@@ -117,7 +117,10 @@ def expand(paths: Paths, pattern: str | None = None) -> list[Path]:
     """The files behind a file, folder, glob or list, sorted. Raises InputError if there are none."""
     if not isinstance(paths, str | Path):
         return [found for path in paths for found in expand(path, pattern)]
-    path = Path(paths).expanduser()
+    try:
+        path = Path(paths).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{paths}: {error}".rstrip(".") + "; give the whole path") from None
     if path.is_dir() and not is_zarr(path):
         found = _globbed(path, pattern or "*")
         found = [file for file in found if pattern or file.suffix in SUFFIXES]

@@ -403,6 +403,8 @@ def test_missing_files_and_empty_folders_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.nc", tmp_path / "*.grib", tmp_path):
         with pytest.raises(InputError, match=str(tmp_path)):
             expand(path)
+    with pytest.raises(InputError, match="~nobody-at-all/a.nc: Could not determine home directory; give the whole path"):
+        expand("~nobody-at-all/a.nc")
 
 
 def test_a_cut_netcdf_is_named(write: Callable[..., Path]) -> None:
