@@ -73,6 +73,17 @@ def write_json(path: Path, content: Any) -> None:
     sync(path.parent)
 
 
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """What `write_json` wrote. Raises InputError if it is damaged or lacks one of the keys, FileNotFoundError if it is absent."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); copy the store again, or remove it and make it again") from None
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        raise InputError(f"{path} is damaged: expected {', '.join(keys)}; copy the store again, or remove it and make it again")
+    return content
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file atomically, but not yet durably, see `sync_files`. Under another name the old content stays."""
     temporary = _temporary(path)

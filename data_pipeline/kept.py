@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from data_pipeline.disk import read_json
 from data_pipeline.grid import Grid
 from data_pipeline.moments import NONE, Moment, Moments, partners, row_weights, scan
 from data_pipeline.quality import judge
@@ -52,7 +52,7 @@ def read_kept(path: str | Path) -> Kept | None:
     file = Path(path) / PARTS
     if not file.is_file():
         return None
-    content = json.loads(file.read_text())
+    content = read_json(file, "hours", "parts")
     boxes = np.array([part["stamps"] for part in content["parts"]]).reshape(-1, 2)
     return Kept(tuple(content["hours"]), boxes[:, 0], boxes[:, 1], [part["note"] for part in content["parts"]])
 

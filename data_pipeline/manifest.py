@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.disk import read_json
 from data_pipeline.errors import InputError
 from data_pipeline.recipe import differences
 
@@ -28,23 +28,21 @@ def is_store(path: str | Path) -> bool:
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
     """The manifest of a published store: format, plumecast_version, recipe, layout, files {name: [bytes, sha256]}."""
-    content: dict[str, Any] = json.loads((Path(path) / MANIFEST).read_text())
-    return content
+    return read_json(Path(path) / MANIFEST, "recipe", "layout", "files")
 
 
 def read_plan(path: str | Path) -> dict[str, Any] | None:
     """Recipe, layout and parts of the unfinished store of `path`; None if there is none."""
     try:
-        content: dict[str, Any] = json.loads((partial_path(path) / "plan.json").read_text())
+        return read_json(partial_path(path) / "plan.json", "recipe", "layout", "parts")
     except FileNotFoundError:
         return None
-    return content
 
 
 def is_spent(path: str | Path) -> bool:
     """True if what lies beside a published store was published: a kill came before it was tidied away."""
     plan = read_plan(path)
-    return plan is not None and is_store(path) and plan.get("recipe") == read_manifest(path)["recipe"]
+    return plan is not None and is_store(path) and plan["recipe"] == read_manifest(path)["recipe"]
 
 
 def compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], hint: str = "") -> None:

@@ -187,7 +187,10 @@ def open_tree(root: Path) -> xr.Dataset:
 
 
 def _open(path: Path, *, consolidated: bool) -> xr.Dataset:
-    data: xr.Dataset = xr.open_zarr(path, consolidated=consolidated)
+    try:
+        data: xr.Dataset = xr.open_zarr(path, consolidated=consolidated)
+    except Exception as error:  # zarr raises what it likes
+        raise InputError(f"{path} is damaged ({error}); copy the store again, or remove it and make it again") from None
     texts = {name: array for name, array in data.variables.items() if array.dtype.kind == "T"}
     return data.assign({name: (array.dims, np.array(array.values.tolist()), array.attrs) for name, array in texts.items()})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import warnings
@@ -16,7 +15,7 @@ import xarray as xr
 import zarr
 
 from data_pipeline.chunks import Region, check_box, chunk_keys, dims_of, open_arrays, span, write_box
-from data_pipeline.disk import Lock, exchange, plain, sha256, sync, sync_files, write_json
+from data_pipeline.disk import Lock, exchange, plain, read_json, sha256, sync, sync_files, write_json
 from data_pipeline.errors import InputError, PlumecastError
 from data_pipeline.manifest import MANIFEST, is_store, partial_path, read_manifest, read_plan, version
 
@@ -178,7 +177,7 @@ class StoreWriter:
 
     def _take(self, marker: Path) -> None:
         try:
-            content = json.loads(marker.read_text())
+            content = read_json(marker, "part", "note", "files")
         except FileNotFoundError:  # published meanwhile
             return
         self._files.update(content["files"])

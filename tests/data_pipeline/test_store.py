@@ -236,6 +236,15 @@ def test_missing_and_foreign_files_are_found(tmp_path: Path) -> None:
     assert store.verify_store(path) == ["temperature/c/0/0/0/0: missing", "notes.txt: not in the manifest"]
 
 
+@pytest.mark.parametrize("file", ["manifest.json", "zarr.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", ""])
+def test_damaged_metadata_are_named(tmp_path: Path, file: str, content: str) -> None:
+    path = build(tmp_path / "a.zarr")
+    (path / file).write_text(content)
+    with pytest.raises(InputError, match=r"a\.zarr(/manifest\.json)? is damaged"):
+        store.open_store(path)
+
+
 def test_a_chunk_of_missing_values_is_stored_so_that_absence_means_loss(tmp_path: Path) -> None:
     path = build(tmp_path / "a.zarr")
     assert len(list((path / "temperature" / "c").glob("*/0/0/0"))) == 5
@@ -255,7 +264,7 @@ def test_what_a_kill_between_publishing_and_tidying_leaves_is_removed(tmp_path: 
     path = build(tmp_path / "a.zarr")
     leftover = store.partial_path(path)
     (leftover / "parts").mkdir(parents=True)
-    (leftover / "plan.json").write_text(json.dumps({"recipe": store.read_manifest(path)["recipe"], "parts": list(BOXES)}))
+    (leftover / "plan.json").write_text(json.dumps({**store.read_manifest(path), "parts": list(BOXES)}))
     assert store.progress_of(path) is None
     assert begin(path).finished
     assert not leftover.exists()
