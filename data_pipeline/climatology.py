@@ -23,7 +23,7 @@ import pandas as pd
 import xarray as xr
 
 from data_pipeline import store, windows
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, reading
 from data_pipeline.schema import Channel, levels_by_name
 from data_pipeline.schema import select as select_channel
 from data_pipeline.statistics import format_period, in_period
@@ -273,7 +273,8 @@ def _climate(
     sample = np.empty((len(slots) if len(levels) else 0, points), "float32")
     for block in blocks:
         # in this thread: the tasks are the parallel work
-        values = field.isel(time=block).compute(scheduler="synchronous").values.reshape(-1, points)
+        with reading(f"{field.name}, stamps {block.start} to {block.stop - 1} of the period"):
+            values = field.isel(time=block).compute(scheduler="synchronous").values.reshape(-1, points)
         windows.add(np.ascontiguousarray(values), slots[block], *sums)
         if len(levels):
             sample[place[block]] = values

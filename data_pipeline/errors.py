@@ -3,6 +3,9 @@
 The command line prints the message without a traceback and leaves with ``exit_code``.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class PlumecastError(Exception):
     """A failure that the command line reports in a few lines. Exit code 1 unless a subclass says otherwise."""
@@ -26,3 +29,16 @@ class GateError(PlumecastError):
     """A run finished but failed its own quality gate (exit code 4)."""
 
     exit_code = 4
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Values of a store are read: whatever goes wrong becomes an InputError that names `what`."""
+    try:
+        yield
+    except (PlumecastError, MemoryError):
+        raise
+    except Exception as error:  # readers raise what they like
+        raise InputError(
+            f"{what} cannot be read: {type(error).__name__}: {error}\nplumecast data check STORE names what is damaged"
+        ) from error

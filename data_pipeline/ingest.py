@@ -74,7 +74,7 @@ def ingest(
     except OSError as error:
         raise PlumecastError(
             f"{store.partial_path(out)} cannot be written: {error.strerror or error}; what is done stays, and the same command "
-            "continues once there is room"
+            "continues once it can"
         ) from error
     finally:
         _prepare.cache_clear()  # and with it, what holds the source's files open

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.disk import read_json
+from data_pipeline.errors import reading
 from data_pipeline.grid import Grid
 from data_pipeline.moments import NONE, Moment, Moments, partners, row_weights, scan
 from data_pipeline.quality import judge
@@ -130,7 +131,8 @@ def _reach(times: np.ndarray, hours: Sequence[int]) -> int:
 
 def _fields(array: xr.DataArray, start: int, stop: int) -> np.ndarray:
     """(time, level, latitude, longitude), level 1 where there is none."""
-    values = array.isel(time=slice(start, stop)).transpose("time", ..., "latitude", "longitude").values
+    with reading(f"{array.name}, stamps {start} to {stop - 1}"):
+        values = array.isel(time=slice(start, stop)).transpose("time", ..., "latitude", "longitude").values
     return values if values.ndim == 4 else values[:, None]
 
 

@@ -17,7 +17,7 @@ MANIFEST = "manifest.json"
 
 def partial_path(path: str | Path) -> Path:
     """Where a store is while it is unfinished."""
-    path = Path(path)
+    path = Path(path) if Path(path).name else Path(path).absolute()  # `.` has no name
     return path.with_name(path.name + ".partial")
 
 
@@ -35,7 +35,7 @@ def read_plan(path: str | Path) -> dict[str, Any] | None:
     """Recipe, layout and parts of the unfinished store of `path`; None if there is none."""
     try:
         return read_json(partial_path(path) / "plan.json", "recipe", "layout", "parts")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -92,6 +92,22 @@ def test_check_finds_a_damaged_chunk(run: Run, recipe: str) -> None:
         run("check", "runs/job/analysis.zarr")
 
 
+@pytest.mark.parametrize("name", ["statistics", "climatology"])
+def test_a_damaged_chunk_is_named_by_what_reads_it(run: Run, recipe: str, name: str) -> None:
+    run("ingest", recipe)
+    chunks = Path("runs/job/analysis.zarr/2m_temperature/c")
+    chunk = max(chunks.iterdir(), key=lambda folder: int(folder.name)) / "0/0"  # in no whole part of the period
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
+    with pytest.raises(InputError, match=r"2m_temperature, stamps \d+ to .* cannot be read: ValueError: .*checksum"):
+        run(name, recipe, "--set", "periods.training=['2001-01-01', '2002-12-30']")
+
+
+def test_info_takes_the_folder_it_stands_in(run: Run, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("ingest", recipe)
+    monkeypatch.chdir("runs/job/analysis.zarr")
+    assert "finished" in run("info", ".")
+
+
 def test_info_names_a_file_whose_values_are_damaged(run: Run, work_folder: Path) -> None:
     times = pd.date_range("2001-01-01", periods=40, freq="24h")
     draws = np.random.default_rng(4).normal(280, 5, size=(40, 4, 8))
