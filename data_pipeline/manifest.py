@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -43,6 +44,13 @@ def is_spent(path: str | Path) -> bool:
     """True if what lies beside a published store was published: a kill came before it was tidied away."""
     plan = read_plan(path)
     return plan is not None and is_store(path) and plan["recipe"] == read_manifest(path)["recipe"]
+
+
+def tidy(path: str | Path) -> None:
+    """Remove what lies beside a published store: last of all the plan, by which `is_spent` knows it."""
+    folder = partial_path(path)
+    for name in ("store", "parts", "claims", "."):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], hint: str = "") -> None:

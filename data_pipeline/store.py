@@ -27,7 +27,7 @@ import xarray as xr
 from data_pipeline.chunks import canonical, encoding, layout
 from data_pipeline.disk import Lock, holder, plain, sha256, sync_files, write_json
 from data_pipeline.errors import InputError, NotReadyError
-from data_pipeline.manifest import MANIFEST, compare, is_spent, is_store, partial_path, read_manifest, read_plan, version
+from data_pipeline.manifest import MANIFEST, compare, is_spent, is_store, partial_path, read_manifest, read_plan, tidy, version
 from data_pipeline.recipe import fingerprint
 from data_pipeline.writer import StoreWriter
 
@@ -132,7 +132,7 @@ def is_finished(path: str | Path, recipe: Mapping[str, Any], *, hint: str = "") 
         return False
     compare(path, {"recipe": read_manifest(path)["recipe"]}, {"recipe": plain(recipe)}, hint)
     if is_spent(path):
-        shutil.rmtree(partial_path(path), ignore_errors=True)
+        tidy(path)
     return True
 
 
@@ -218,7 +218,7 @@ def _finished(path: Path, plan: Mapping[str, Any], template: xr.Dataset) -> Stor
     manifest = read_manifest(path)
     compare(path, {key: manifest[key] for key in ("recipe", "layout")}, {key: plan[key] for key in ("recipe", "layout")})
     if is_spent(path):
-        shutil.rmtree(partial_path(path), ignore_errors=True)
+        tidy(path)
     return StoreWriter(path, plan["parts"], template, None)
 
 

@@ -17,7 +17,7 @@ import zarr
 from data_pipeline.chunks import Region, check_box, chunk_keys, dims_of, open_arrays, span, write_box
 from data_pipeline.disk import Lock, exchange, plain, read_json, sha256, sync, sync_files, write_json
 from data_pipeline.errors import InputError, PlumecastError
-from data_pipeline.manifest import MANIFEST, is_store, partial_path, read_manifest, read_plan, version
+from data_pipeline.manifest import MANIFEST, is_store, partial_path, read_manifest, read_plan, tidy, version
 
 Closing = Callable[[Path], tuple[Mapping[str, Any], Mapping[str, Any]]]
 
@@ -212,7 +212,7 @@ class StoreWriter:
         else:
             exchange(root, self.path)
         sync(self.path.parent)
-        shutil.rmtree(self._folder, ignore_errors=True)  # what is left of it is seen to be spent
+        tidy(self.path)
 
     def _published_by_another(self) -> Path:
         if not is_store(self.path):
