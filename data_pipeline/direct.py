@@ -17,7 +17,7 @@ from numcodecs.blosc import Blosc  # type: ignore[import-untyped]
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, reading
 from data_pipeline.memory import Buffers
 from data_pipeline.store import is_store
 
@@ -46,7 +46,9 @@ def stored_arrays(data: xr.Dataset, names: Sequence[str]) -> tuple[Mapping[str, 
     arrays = {name: array for name in names if isinstance(array := group[name], zarr.Array)}
     for name, array in arrays.items():
         for i in (0, times.size - 1):
-            if not np.array_equal(array[offset + i], data[name].isel(time=i).values, equal_nan=True):
+            with reading(f"{source}, {name} at {np.datetime_as_string(times[i], 'h')}"):
+                stored_field, field = array[offset + i], data[name].isel(time=i).values
+            if not np.array_equal(stored_field, field, equal_nan=True):
                 return None
     return arrays, offset
 

@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 
 from data_pipeline.direct import reader, stored_arrays
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, reading
 from data_pipeline.memory import Buffers
 from data_pipeline.schema import Channel, select
 from data_pipeline.statistics import in_period, to_model_space
@@ -92,7 +92,8 @@ class Fields:
         array = array.transpose(*dims)
 
         def read(first: int, stop: int) -> np.ndarray:
-            raw = np.ascontiguousarray(array.isel(time=slice(first, stop)).values)
+            with reading(f"{array.name}, stamps {first} to {stop - 1} of the period"):
+                raw = np.ascontiguousarray(array.isel(time=slice(first, stop)).values)
             return raw if raw.ndim == 4 else raw[:, None]
 
         return _Variable(read, [(i, channel) for i, (_, channel) in enumerate(wanted)])

@@ -152,6 +152,20 @@ def test_a_damaged_chunk_is_refused_and_a_lost_one_reads_as_missing(tmp_path: Pa
         fields.read(3, out)
 
 
+def test_a_damaged_chunk_is_refused_also_where_others_read_it(tmp_path: Path) -> None:
+    data = weather(steps=40)
+    path = store.write_dataset(tmp_path / "a.zarr", data, chunks={"time": 7})
+    channels, found = channels_of(data), open_analysis(path)
+    moved = Fields(found.assign_coords(time=found["time"] + np.timedelta64(1, "h")), channels, moments(channels), period(data))
+    assert not moved.direct
+    file = path / "2m_temperature" / "c" / "0" / "0" / "0"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(InputError, match=r"2m_temperature, stamps 0 to \d+ of the period cannot be read"):
+        moved.read(0, np.empty((int(moved.edges[1]), *moved.shape[1:]), np.float32))
+    with pytest.raises(InputError, match=r"a\.zarr, 2m_temperature at 2001-01-01T00 cannot be read"):
+        Fields(open_analysis(path), channels, moments(channels), period(data))
+
+
 def test_channels_that_are_not_there_are_named(path: Path) -> None:
     data = open_analysis(path)
     channels = [Channel("u_component_of_wind", 500)]
