@@ -153,6 +153,9 @@ def _margin(target: Grid | None, cell: float) -> float:
 
 
 def _size(file: Path) -> int:
-    if file.is_dir():
-        return sum(item.stat().st_size for item in file.rglob("*") if item.is_file())
-    return file.stat().st_size
+    try:
+        if file.is_dir():
+            return sum(item.stat().st_size for item in file.rglob("*") if item.is_file())
+        return file.stat().st_size
+    except OSError as error:
+        raise InputError(f"[source] {file} cannot be read: {error.strerror}; get it again, or leave it out") from None

@@ -147,6 +147,20 @@ def test_a_region_of_another_grid_is_that_part_of_the_whole(folder: Path, tmp_pa
         np.testing.assert_allclose(part[name], expected[name].values, rtol=1e-6)
 
 
+def test_precipitation_that_tells_no_hours_is_not_thinned_to_a_longer_step(tmp_path: Path) -> None:
+    weather().rename(total_precipitation_6hr="total_precipitation").to_netcdf(tmp_path / "weather.nc")
+    recipe = make_recipe(tmp_path, channels=["total_precipitation"], step="12h")
+    with pytest.raises(
+        InputError, match="total_precipitation of the source is over 6 h and the step 12 h; ask for total_prec.*_12hr"
+    ):
+        ingest(recipe, tmp_path / "a.zarr")
+    ingest(make_recipe(tmp_path, channels=["total_precipitation"], step="6h"), tmp_path / "six.zarr")
+    data = open_analysis(
+        ingest(make_recipe(tmp_path, channels=["total_precipitation_12hr"], step="12h"), tmp_path / "twelve.zarr")
+    )
+    assert list(data.data_vars) == ["total_precipitation_12hr"]
+
+
 def test_precipitation_over_longer_hours_is_summed_from_the_sources(folder: Path, tmp_path: Path) -> None:
     recipe = make_recipe(folder, channels=["total_precipitation_12hr"], step="12h", start="2001-01-02T00")
     found = open_analysis(ingest(recipe, tmp_path / "a.zarr"))["total_precipitation_12hr"]
@@ -239,6 +253,12 @@ def test_faults_of_the_recipe_are_named(folder: Path, tmp_path: Path, change: di
 def test_a_missing_source_says_how_to_give_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere not found.*--set source\.path=FOLDER"):
         ingest(make_recipe(tmp_path / "nowhere"), tmp_path / "a.zarr")
+
+
+def test_a_link_to_nothing_among_the_files_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "c.nc").symlink_to(tmp_path / "nowhere.nc")
+    with pytest.raises(InputError, match=r"c\.nc cannot be read: No such file"):
+        ingest(make_recipe(folder), tmp_path / "a.zarr")
 
 
 def test_impossible_values_stop_the_ingest_and_may_be_allowed(tmp_path: Path) -> None:
