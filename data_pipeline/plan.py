@@ -22,6 +22,7 @@ from data_pipeline.region import Box, grid_inside
 from data_pipeline.regrid import WIND_PAIRS, Method, regrid
 from data_pipeline.schema import Channel, levels_by_name
 from data_pipeline.source import SourceSection, open_source, shown_source
+from data_pipeline.sources.accumulation import named_hours, own_hours
 from data_pipeline.variables import lookup
 
 PART_STAMPS = 128
@@ -128,12 +129,25 @@ def plan(source: SourceSection, analysis: AnalysisSection) -> Plan:
     if target is not None and analysis.region is not None:
         target = grid_inside(target, analysis.region)
     data = open_source(source, channels, start=analysis.start, stop=analysis.stop, region=analysis.region, target=target)
+    _check_windows(data, channels, step)
     target, remote = target or Grid.of(data), source.kind != "files"
     positions, missing = _schedule(data, step, analysis, source.gaps)
     data = data.isel(time=_as_slice(positions))
     chunk, part = _sizes(channels, target.areas.size, _longest_block(data) if remote else 0)
     parts = _parts(pd.DatetimeIndex(data["time"].values), chunk, part, _block_ends(data))
     return Plan(data, channels, missing, step, target, analysis.method, chunk, parts, remote)
+
+
+def _check_windows(data: xr.Dataset, channels: Sequence[Channel], step: pd.Timedelta) -> None:
+    """An accumulation that does not tell its hours is over the step; thinning a finer one would make it a part of that."""
+    hours = int(step / pd.Timedelta("1h"))
+    for name in dict.fromkeys(channel.name for channel in channels):
+        known, own = lookup(name), own_hours(data[name])
+        if known is not None and known.accumulated and named_hours(name) is None and own not in (None, hours):
+            raise InputError(
+                f"analysis.channels: {name} of the source is over {own} h and the step {hours} h; ask for {name}_{hours}hr, "
+                "which is put together from every window in it"
+            )
 
 
 def template(planned: Plan) -> xr.Dataset:
