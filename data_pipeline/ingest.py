@@ -69,6 +69,8 @@ def ingest(
     job = Job(json.dumps(dict(recipe), default=str), json.dumps(identity), json.dumps(extends), str(out))
     keep_freed_memory()
     try:
+        if extends is not None:
+            _check_beginning(out, extends, _prepared(job)[0])
         with _open(job) as writer:
             return _run(job, writer, source, cluster, progress)
     except OSError as error:
@@ -173,14 +175,19 @@ def _is_extension(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return old != new and fixed(old) == fixed(new) and files[0].items() <= files[1].items()
 
 
-def _adopt(planned: Plan, writer: store.StoreWriter) -> None:
-    """Take over the whole parts of the store that is extended. Raises InputError if that is no beginning of the new one."""
-    times = store.open_store(writer.path)["time"].values
-    if not np.array_equal(times, planned.times[: times.size]) or times.size >= len(planned.times):
+def _check_beginning(out: Path, extends: Mapping[str, Any], planned: Plan) -> None:
+    """Raise InputError, before anything is written, unless the store that is extended is a beginning of the new one."""
+    times = store.open_store(out)["time"].values
+    fits = np.array_equal(times, planned.times[: times.size]) and times.size < len(planned.times)
+    if not fits and store.read_manifest(out)["recipe"] == extends:  # else another process has just published the new one
         raise InputError(
-            f"{writer.path} holds {times.size} stamps {times[0]} .. {times[-1]}, which is no beginning of the "
+            f"{out} holds {times.size} stamps {times[0]} .. {times[-1]}, which is no beginning of the "
             f"{len(planned.times)} stamps {planned.times[0]} .. {planned.times[-1]}; write to another place (--out)"
         )
+
+
+def _adopt(planned: Plan, writer: store.StoreWriter) -> None:
+    """Take over the whole parts of the store that is extended."""
     kept = read_kept(writer.path)
     if kept is None or store.read_manifest(writer.path)["layout"]["chunks"] != {"time": planned.chunk}:
         return

@@ -123,7 +123,9 @@ def test_a_part_that_a_living_process_holds_is_left_to_it_and_taken_when_it_dies
             assert not working.done()
             time.sleep(0.01)
             found = store.progress_of(out)
-        assert any(line.startswith(f"process {holder.pid} on ") and line.endswith("(part 2001-01-03T00)") for line in found[2])
+        assert any(line.startswith(f"process {holder.pid} on ") and line.endswith("(part 2001-01-03T00)") for line in found[2]), (
+            found
+        )
         holder.kill()
         assert working.result() == out
     assert contents(out) == contents(whole)
@@ -257,6 +259,7 @@ def test_what_is_no_extension_stays_an_error(recipe: dict[str, Any], tmp_path: P
     out = ingest(until(recipe, "2001-01-07T00"), tmp_path / "a.zarr")
     with pytest.raises(InputError, match="is no beginning of the"):
         ingest(until(recipe, "2001-01-05T00"), out, extend=True)
+    assert not store.partial_path(out).exists()
     coarser = {**recipe, "analysis": {**recipe["analysis"], "step": "12h"}}
     with pytest.raises(InputError, match=r"analysis\.step: '6h' -> '12h'"):
         ingest(coarser, out, extend=True)
