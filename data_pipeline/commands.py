@@ -123,7 +123,7 @@ def statistics(recipe: Recipe, settings: Settings = None, out: Out = None) -> No
     """Example: plumecast data statistics recipes/planet.toml
 
     Mean, standard deviation and tendency over the step and over 6, 12 and 24 h of each channel in the training period, into
-    <out>/statistics.zarr. Whole parts are not read again: the ingest summed them up.
+    <out>/statistics.zarr. Whole parts are not read again: the ingest summed them up. After ingest --extend they are made again.
     """
     from data_pipeline.derived import make_statistics
     from data_pipeline.listing import show_statistics
@@ -147,7 +147,7 @@ def climatology(
     """Example: plumecast data climatology recipes/planet.toml --quantile 0.1 --quantile 0.9
 
     Mean, standard deviation and quantiles by hour and day of year over the training period, into <out>/climatology.zarr. Killed
-    and run again, it continues.
+    and run again, it continues. After ingest --extend it is made again.
     """
     from data_pipeline.derived import make_climatology
     from data_pipeline.errors import InputError

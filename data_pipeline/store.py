@@ -230,7 +230,7 @@ def _prepare(
     if staged is not None and not is_spent(path):
         compare(folder, staged, plan)
         return
-    for name in ("store", "parts", "claims"):  # of a preparation, or a tidying up, that was killed
+    for name in ("store", "parts"):  # of a preparation, or a tidying up, that was killed
         shutil.rmtree(folder / name, ignore_errors=True)
     template.attrs = plain({**attrs, "recipe_hash": fingerprint(plan["recipe"]), "plumecast_version": version()})
     template.to_zarr(

@@ -123,9 +123,7 @@ def test_a_part_that_a_living_process_holds_is_left_to_it_and_taken_when_it_dies
             assert not working.done()
             time.sleep(0.01)
             found = store.progress_of(out)
-        assert any(line.startswith(f"process {holder.pid} on ") and line.endswith("(part 2001-01-03T00)") for line in found[2]), (
-            found
-        )
+        assert any(line.startswith(f"process {holder.pid} on ") and line.endswith("(part 2001-01-03T00)") for line in found[2])
         holder.kill()
         assert working.result() == out
     assert contents(out) == contents(whole)
