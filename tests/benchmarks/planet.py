@@ -93,14 +93,14 @@ def table(data: xr.Dataset) -> None:
             found = [f"{float(half.max()):.0f} m/s at {float(half['latitude'][half.argmax()]):.0f}" for half in (south, north)]
             print(f"zonal-mean wind, {level} hPa, {season}: {' and '.join(found)} degrees north")
     warmth = area_mean(data["2m_temperature"]).resample(time="1MS").mean()
-    coldest, warmest = int(warmth["time.month"][warmth.argmin()]), int(warmth["time.month"][warmth.argmax()])
+    coldest, warmest = int(warmth["time.month"][warmth.values.argmin()]), int(warmth["time.month"][warmth.values.argmax()])
     print(
         f"2 m temperature, global: {float(warmth.mean()):.2f} K; coldest month {coldest} ({float(warmth.min()):.2f} K), "
         f"warmest {warmest} ({float(warmth.max()):.2f} K)"
     )
     rain = daily_rain(data)
     belt = rain.mean(["time", "longitude"])
-    place = float(belt["latitude"][belt.argmax()])
+    place = float(belt["latitude"][belt.values.argmax()])
     print(f"precipitation: {float(area_mean(rain).mean()):.2f} mm/day; the belt {float(belt.max()):.1f} mm/day at {place:.0f}")
     for season in SEASONS:
         eddies = storminess(data, season)
