@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -183,7 +184,9 @@ def verify_store(path: str | Path) -> list[str]:
 
 def open_tree(root: Path) -> xr.Dataset:
     """The zarr tree of a store, also of an unfinished one, where it lies."""
-    return _open(root, consolidated=False)
+    with warnings.catch_warnings():  # zarr on the JSON files beside the arrays that a kill while publishing left
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized")
+        return _open(root, consolidated=False)
 
 
 def _open(path: Path, *, consolidated: bool) -> xr.Dataset:

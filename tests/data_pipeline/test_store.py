@@ -329,3 +329,14 @@ def test_any_order_of_parts_with_any_interruption_gives_the_same_bytes(
     contents = [{file.relative_to(path): file.read_bytes() for file in path.rglob("*") if file.is_file()}
                 for path in (folder / "a.zarr", folder / "b.zarr")]  # fmt: skip
     assert contents[0] == contents[1]
+
+
+def test_files_that_a_kill_while_publishing_left_beside_the_arrays_do_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    with begin(path) as writer:
+        for part, box in BOXES.items():
+            writer.write(part, fields().isel(time=box), {"time": box})
+        (store.partial_path(path) / "store" / "parts.json").write_text("{}\n")
+        assert store.open_store(path, allow_incomplete=True).sizes["time"] == fields().sizes["time"]
+        writer.finish(lambda root: ({"size": store.open_tree(root).sizes["time"]}, {"parts.json": {"a": 1}}))
+    assert store.verify_store(path) == []
