@@ -17,6 +17,15 @@ import xarray as xr
 import zarr
 
 from data_pipeline.grid import Grid
+from data_pipeline.schema import Channel
+
+CHANNELS = [
+    Channel("geopotential", 500),
+    Channel("temperature", 850),
+    Channel("2m_temperature"),
+    Channel("sea_surface_temperature"),
+]
+RAIN = Channel("total_precipitation_6hr")
 
 TIMES = pd.date_range("2020-01-01", periods=48, freq="6h")
 WB2_UNITS = {

@@ -17,14 +17,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import eccodes
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel
+from data_pipeline.sources.ecmwf_live import open_cycle
 from data_pipeline.sources.ecmwf_plan import Wanted
 from data_pipeline.sources.ecmwf_server import Server
 
@@ -239,3 +242,10 @@ def _body(content: bytes, ranges: list[tuple[int, int]]) -> tuple[bytes, dict[st
         for first, last in ranges
     )
     return parts + b"--%s--\r\n" % BOUNDARY, {"Content-Type": f"multipart/byteranges; boundary={BOUNDARY.decode()}"}
+
+
+def opened(
+    data: OpenData, folder: Path, wanted: Wanted = WANTED, init: pd.Timestamp = INIT, now: pd.Timestamp = NOW
+) -> xr.Dataset:
+    """A cycle as the real client gets it from the server."""
+    return open_cycle(init, wanted, folder=folder / "grib", server=data.client(), now=now)

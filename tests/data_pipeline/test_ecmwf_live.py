@@ -19,7 +19,7 @@ from data_pipeline.errors import InputError, NotReadyError
 from data_pipeline.grid import Grid
 from data_pipeline.regrid import regrid
 from data_pipeline.schema import Channel, validate
-from data_pipeline.sources.ecmwf_live import open_cycle, write_cycle
+from data_pipeline.sources.ecmwf_live import write_cycle
 from data_pipeline.sources.ecmwf_plan import Wanted
 from data_pipeline.sources.ecmwf_server import Server
 from data_pipeline.store import write_dataset
@@ -35,6 +35,7 @@ from tests.data_pipeline.open_data_server import (
     WANTED,
     OpenData,
     Param,
+    opened,
     written,
 )
 
@@ -45,12 +46,6 @@ ONE = replace(WANTED, frames=1)
 def data() -> Iterator[OpenData]:
     with OpenData() as server:
         yield server
-
-
-def opened(
-    data: OpenData, folder: Path, wanted: Wanted = WANTED, init: pd.Timestamp = INIT, now: pd.Timestamp = NOW
-) -> xr.Dataset:
-    return open_cycle(init, wanted, folder=folder / "grib", server=data.client(), now=now)
 
 
 # --- what comes

@@ -8,27 +8,19 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import xarray as xr
 
 pytest.importorskip("ecmwf.opendata", reason="needs the extra live: pip install plumecast[live]")
 
 from data_pipeline.errors import InputError, NotReadyError
 from data_pipeline.schema import Channel
-from data_pipeline.sources.ecmwf_live import open_cycle
 from data_pipeline.sources.ecmwf_plan import Wanted, latest_cycle
-from tests.data_pipeline.open_data_server import FRAMES, INIT, NOW, WANTED, OpenData, path_of
+from tests.data_pipeline.open_data_server import FRAMES, INIT, NOW, WANTED, OpenData, opened, path_of
 
 
 @pytest.fixture
 def data() -> Iterator[OpenData]:
     with OpenData() as server:
         yield server
-
-
-def opened(
-    data: OpenData, folder: Path, wanted: Wanted = WANTED, init: pd.Timestamp = INIT, now: pd.Timestamp = NOW
-) -> xr.Dataset:
-    return open_cycle(init, wanted, folder=folder / "grib", server=data.client(), now=now)
 
 
 def test_latest_is_the_newest_cycle_with_every_field(data: OpenData) -> None:

@@ -15,22 +15,14 @@ import pytest
 from zarr.core.buffer import default_buffer_prototype
 
 from data_pipeline.errors import InputError, NotReadyError
-from data_pipeline.schema import Channel
 from data_pipeline.sources import remote
 from data_pipeline.sources.weatherbench import identity, open_archive
 from tests.data_pipeline import archives
-from tests.data_pipeline.archives import check, fine_fields
+from tests.data_pipeline.archives import CHANNELS, RAIN, check, fine_fields
 from tests.data_pipeline.object_server import Fault, ObjectServer, every_third, first_times, serve
 
 pytest.importorskip("aiohttp", reason="needs the extra cloud: pip install plumecast[cloud]")
 pytestmark = pytest.mark.usefixtures("waits")
-CHANNELS = [
-    Channel("geopotential", 500),
-    Channel("temperature", 850),
-    Channel("2m_temperature"),
-    Channel("sea_surface_temperature"),
-]
-RAIN = Channel("total_precipitation_6hr")
 
 
 # --- where stores lie, and what is not there

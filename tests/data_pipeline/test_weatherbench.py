@@ -21,18 +21,11 @@ from data_pipeline.schema import Channel
 from data_pipeline.source import SourceSection
 from data_pipeline.sources.weatherbench import open_archive, open_archive_forecast
 from tests.data_pipeline import archives
-from tests.data_pipeline.archives import arco_fields, check, fine_fields
+from tests.data_pipeline.archives import CHANNELS, RAIN, arco_fields, check, fine_fields
 from tests.data_pipeline.object_server import ObjectServer, every_third, serve
 
 pytest.importorskip("aiohttp", reason="needs the extra cloud: pip install plumecast[cloud]")
 pytestmark = pytest.mark.usefixtures("waits")
-CHANNELS = [
-    Channel("geopotential", 500),
-    Channel("temperature", 850),
-    Channel("2m_temperature"),
-    Channel("sea_surface_temperature"),
-]
-RAIN = Channel("total_precipitation_6hr")
 
 
 # --- layouts
