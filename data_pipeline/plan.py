@@ -14,7 +14,6 @@ import pandas as pd
 import xarray as xr
 from pydantic import Field
 
-from data_pipeline import store
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.recipe import Hours, Section, Stamp
@@ -23,6 +22,7 @@ from data_pipeline.regrid import WIND_PAIRS, Method, regrid
 from data_pipeline.schema import Channel, levels_by_name
 from data_pipeline.source import SourceSection, open_source, shown_source
 from data_pipeline.sources.accumulation import named_hours, own_hours
+from data_pipeline.templates import analysis_template
 from data_pipeline.variables import lookup
 
 PART_STAMPS = 128
@@ -152,22 +152,9 @@ def _check_windows(data: xr.Dataset, channels: Sequence[Channel], step: pd.Timed
 
 def template(planned: Plan) -> xr.Dataset:
     """The empty store, with its static fields."""
-    levels = planned.levels
-    coords: dict[str, Any] = {"time": ("time", planned.times, {"standard_name": "time", "axis": "T"})}
-    if levels:
-        coords["level"] = ("level", np.array(levels, "int32"), {"units": "hPa", "positive": "down", "axis": "Z"})
-    coords |= planned.grid.coords()
-    variables: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {}
-    for name, own in levels_by_name(planned.channels).items():
-        attrs = {"units": planned.source[name].attrs.get("units")}
-        known = lookup(name)
-        if known is not None:
-            attrs["long_name"] = known.long_name
-            attrs |= {"standard_name": known.standard_name} if known.standard_name else {}
-        if own:
-            attrs["levels_available"] = own
-        variables[name] = (("time", *(["level"] if own else []), "latitude", "longitude"), attrs)
-    empty = store.blank(coords, variables)
+    empty = analysis_template(planned.times.to_numpy(), planned.channels, planned.grid)
+    if planned.levels:
+        empty = empty.assign_coords(level=empty["level"].astype("int32"))
     statics = [name for name, array in planned.source.data_vars.items() if set(array.dims) == {"latitude", "longitude"}]
     if statics:
         fixed = planned.regridded(planned.source[statics].drop_vars(["time", "level"], errors="ignore"))
