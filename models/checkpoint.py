@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,17 +17,26 @@ from torch import Tensor
 from data_pipeline.errors import InputError
 from data_pipeline.store import version
 from models.contract import Spec
-from models.crps import CrpsGenerator
+from models.crps import CrpsGenerator, CrpsOptions
 
 FORMAT = "plumecast-checkpoint-1"
-FAMILIES = {"crps": CrpsGenerator}
+
+
+class Family(NamedTuple):
+    """The class of a family, and its settings in [model.options]."""
+
+    generator: type[CrpsGenerator]
+    options: type[CrpsOptions]
+
+
+FAMILIES = {"crps": Family(CrpsGenerator, CrpsOptions)}
 
 
 def build(spec: Spec) -> CrpsGenerator:
     """An untrained generator of the spec's family. Raises InputError for a family that does not exist."""
     if spec.family not in FAMILIES:
         raise InputError(f"model family {spec.family!r} is not known; choose from {', '.join(FAMILIES)}")
-    return FAMILIES[spec.family](spec)
+    return FAMILIES[spec.family].generator(spec)
 
 
 def save(

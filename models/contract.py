@@ -6,8 +6,9 @@ global random state. Tensors are batch first and normalised by the checkpoint's 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,8 +25,9 @@ class Spec:
     """Everything that names a generator's inputs and outputs; plain data, stored in the checkpoint.
 
     channels: labels of the output fields; diagnostic: those of them that are predicted directly and not fed back.
-    mean, std, tendency_std: one number a channel, in model space (after the variable's transform). periods: training and
-    validation as `first/last`. options: the family's own resolved settings.
+    mean, std, tendency_std: one number a channel, in model space (after the variable's transform); tendency_std over step_hours.
+    periods: training and validation as `first/last`. options: the family's own resolved settings. intervals: the lead intervals
+    in hours that it was trained on, each with its row of tendency_stds; none: step_hours alone.
     """
 
     family: str
@@ -42,6 +44,8 @@ class Spec:
     training_period: str
     validation_period: str
     options: dict[str, Any] = field(default_factory=dict)
+    intervals: tuple[int, ...] = ()
+    tendency_stds: tuple[tuple[float, ...], ...] = ()
 
     @property
     def grid(self) -> Grid:
@@ -87,6 +91,7 @@ class Spec:
     def from_dict(cls, data: dict[str, Any]) -> Spec:
         """The inverse of `as_dict`."""
         fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        fields["tendency_stds"] = tuple(map(tuple, fields.get("tendency_stds", ())))
         return cls(**fields)
 
 
@@ -99,20 +104,37 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a training curriculum, as the loss sees it."""
+    """One stage of a training curriculum, as the loss sees it.
+
+    target: what is learned, a forecast or (latent diffusion) the autoencoder. bands, spectral: weights of the CRPS of pooled
+    fields and of zonal spectra beside the point-wise one's 1. kl, posterior: weights of the KL divergence and of the CRPS of
+    posterior samples (vae). progress: how far the stage is, 0 to 1. recompute: keep no activations of a roll-out step, compute
+    them twice.
+    """
 
     members: int = 2
     rollout: int = 1
     alpha: float = 0.95
     noise: bool = True
+    target: Literal["forecast", "autoencoder"] = "forecast"
+    bands: float = 0.0
+    spectral: float = 0.0
+    kl: float = 0.0
+    posterior: float = 0.0
+    progress: float = 0.0
+    recompute: bool = False
 
 
 class Sample(NamedTuple):
-    """frames (B, F, C, H, W), targets (B, rollout, C, H, W), forcings (B, rollout, P, H, W)."""
+    """frames (B, F, C, H, W), targets (B, rollout, C, H, W), forcings (B, rollout, P, H, W).
+
+    hours (B,): the lead interval of each sample, where the model has several; none: the spec's step.
+    """
 
     frames: Tensor
     targets: Tensor
     forcings: Tensor
+    hours: Tensor | None = None
 
 
 class Generator(Protocol):
@@ -137,8 +159,13 @@ class Generator(Protocol):
     def nudge(self, state: Any, target: Tensor, weight: Tensor) -> Any:
         """The state relaxed towards normalised fields `target` (B, C, H, W) by `weight` (H, W) in [0, 1]."""
 
+    def begin(self, stage: Stage, fields: Iterator[Tensor]) -> None:
+        """Called before the first update of a stage, with batches (N, C, H, W) of normalised training analyses: for statistics of
+        a family's own, such as those of latents. Most families do nothing."""
+
     def loss(self, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
-        """Differentiable loss; noise (members, B, rollout + 1, n): one draw for `initial` and one a step."""
+        """Differentiable loss; noise (members, B, rollout + 1, n), n at least every length in `noise_shapes()`: one draw for
+        `initial`, one a step. A family whose loss needs further draws names them in `noise_shapes()["loss"]`."""
 
 
 def device_of(generator: Generator) -> torch.device:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.contract import Stage
+
 
 class _AlmostFairCRPS(torch.autograd.Function):
     """Point-wise almost-fair CRPS over dim 0. Its gradient needs ranks and signs alone, so int8 codes are all that is kept."""
@@ -50,3 +52,11 @@ def almost_fair_crps(members: Tensor, truth: Tensor, alpha: float = 0.95) -> Ten
     if members.shape[0] > 127:
         raise ValueError(f"almost_fair_crps: {members.shape[0]} members; at most 127")
     return _AlmostFairCRPS.apply(members, truth, alpha)
+
+
+def ensemble_loss(members: Tensor, truth: Tensor, weight: Tensor, stage: Stage) -> Tensor:
+    """Weighted mean almost-fair CRPS of members (M, B, C, H, W) against truth (B, C, H, W), with the stage's scale-aware terms.
+
+    weight: (C, H, W) or (B, C, H, W), area and channel. Returns a scalar.
+    """
+    return (almost_fair_crps(members, truth, stage.alpha) * weight).mean()

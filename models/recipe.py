@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,14 @@ from data_pipeline.kept import Kept
 from data_pipeline.recipe import Section, section
 from data_pipeline.schema import channels_of
 from data_pipeline.statistics import Periods, format_period
+from models.checkpoint import FAMILIES
 from models.contract import Spec
-from models.crps import CrpsOptions
 from models.training import Progress, TrainingOptions, train
 
+OptionsT = TypeVar("OptionsT", bound=Section)
 
-class ModelOptions(Section):
+
+class ModelOptions(Section, Generic[OptionsT]):
     """Section [model]: the family, its inputs, and [model.options] of the family itself."""
 
     family: str = "crps"
@@ -32,7 +34,7 @@ class ModelOptions(Section):
     frames: int = Field(default=2, ge=1)
     diagnostic: tuple[str, ...] = ()
     forcings: tuple[str, ...] = ("season", "position")
-    options: CrpsOptions = CrpsOptions()
+    options: OptionsT = Field(default_factory=dict, validate_default=True)
 
     @field_validator("step")
     @classmethod
@@ -69,6 +71,15 @@ def make_spec(
     )  # fmt: skip
 
 
+def model_section(recipe: Mapping[str, Any]) -> ModelOptions[Any]:
+    """Section [model] of a recipe, its options those of its family. Raises InputError listing every fault."""
+    family = recipe.get("model", {}).get("family", "crps")
+    if family not in FAMILIES:
+        raise InputError(f"model family {family!r} is not known; choose from {', '.join(FAMILIES)}")
+    typed: type[ModelOptions[Any]] = ModelOptions.__class_getitem__(FAMILIES[family].options)
+    return section(recipe, "model", typed)
+
+
 def plan_training(
     recipe: Mapping[str, Any], analysis: xr.Dataset, kept: Kept | None = None
 ) -> tuple[Spec, TrainingOptions, Samples, Samples]:
@@ -78,7 +89,7 @@ def plan_training(
     """
     periods = section(recipe, "periods", Periods)
     training, validation = _periods(analysis, periods)
-    model = section(recipe, "model", ModelOptions)
+    model = model_section(recipe)
     options = section(recipe, "training", TrainingOptions)
     plane_names(model.forcings)
     channels = channels_of(analysis)
@@ -86,7 +97,7 @@ def plan_training(
     spec = make_spec(
         analysis, moments, family=model.family, diagnostic=model.diagnostic, forcings=model.forcings,
         step_hours=model.step_hours, frames=model.frames, training_period=format_period(training),
-        validation_period=format_period(validation), options=model.options.model_dump(mode="json"),
+        validation_period=format_period(validation), options=model.options.filled(),
     )  # fmt: skip
     forcings = Forcings(model.forcings, spec.grid, spec.step, standardised_static(analysis, model.forcings))
 

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,12 +40,20 @@ class StageOptions(Section):
     rollout: int = Field(default=1, ge=1)
     alpha: float = Field(default=0.95, ge=0, le=1)
     noise: bool = True
+    target: Literal["forecast", "autoencoder"] = "forecast"
+    bands: float = Field(default=0.0, ge=0)
+    spectral: float = Field(default=0.0, ge=0)
+    kl: float = Field(default=0.0, ge=0)
+    posterior: float = Field(default=0.0, ge=0)
+    recompute: bool = False
     rate: float = Field(gt=0)
     final_rate: float = Field(gt=0)
     warmup: int = 0
 
-    def as_stage(self) -> Stage:
-        return Stage(self.members, self.rollout, self.alpha, self.noise)
+    def as_stage(self, position: int) -> Stage:
+        """What the loss sees at an update of the stage."""
+        own = {field.name: getattr(self, field.name) for field in fields(Stage) if field.name != "progress"}
+        return Stage(**own, progress=position / self.iterations)
 
 
 class TrainingOptions(Section):
@@ -111,7 +119,7 @@ def train(
         noise = _noise(options.seed, k, (stage.members, len(batch.frames), stage.rollout + 1, size))
         if options.input_noise:
             batch = _disturbed(batch, spec, options.input_noise, options.seed, k)
-        loss = _update(run, batch, noise, stage, rate)
+        loss = _update(run, batch, noise, stage, position, rate)
         if math.isfinite(loss):
             skipped = 0
             run.average_weights(position)
@@ -170,12 +178,12 @@ def _disturbed(batch: Batch, spec: Spec, amplitude: float, seed: int, k: int) ->
     return replace(batch, frames=batch.frames + noise)
 
 
-def _update(run: _Run, batch: Batch, noise: Tensor, stage: StageOptions, rate: float) -> float:
+def _update(run: _Run, batch: Batch, noise: Tensor, stage: StageOptions, position: int, rate: float) -> float:
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     sample = Sample(*(torch.from_numpy(array).to(run.device) for array in (batch.frames, batch.targets, batch.forcings)))
     try:
-        loss = run.loss(sample, noise.to(run.device), stage.as_stage())
+        loss = run.loss(sample, noise.to(run.device), stage.as_stage(position))
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
     except torch.OutOfMemoryError:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from data_pipeline.errors import InputError
-from data_pipeline.recipe import section
 from data_pipeline.schema import stack
 from models.checkpoint import build
 from models.contract import Sample, Spec, Stage, flat_noise_size
-from models.crps import CrpsGenerator, CrpsOptions, channel_weight
-from models.recipe import ModelOptions
+from models.crps import CrpsGenerator, CrpsOptions
+from models.increments import channel_weight
+from models.recipe import model_section
 from tests.toys import GLOBE, REGION, network, samples_of, spec_of, weather
 
 RAIN = "total_precipitation_12hr"
@@ -142,7 +142,7 @@ def test_in_a_roll_out_members_are_compared_as_full_states(spec: Spec) -> None:
             fields.append(generator.fields(state))
     one, other = (field - sample.targets[:, 1] for field in fields)
     fair = (one.abs() + other.abs()) / 2 - (one - other).abs() / 2
-    expected = (fair * generator.loss_weight).mean()
+    expected = (fair * generator.increments.loss_weight()).mean()
     loss = generator.loss(sample, noise, Stage(members=2, rollout=2, alpha=1.0))
     assert loss.parts["step_2"] == pytest.approx(float(expected), rel=1e-4)
 
@@ -196,7 +196,7 @@ def test_a_model_of_diagnostic_channels_alone_is_refused() -> None:
 def test_faults_of_the_model_section_are_all_listed() -> None:
     recipe = {"name": "job", "model": {"step": "7.5h", "frames": 0, "width": 3, "options": {"widths": [12], "dropout": 1.5}}}
     with pytest.raises(InputError) as error:
-        section(recipe, "model", ModelOptions)
+        model_section(recipe)
     for key in ("model.step", "model.frames", "model.width: unknown key", "model.options.widths", "model.options.dropout"):
         assert key in str(error.value)
     assert "multiple of 8" in str(error.value)
@@ -204,7 +204,7 @@ def test_faults_of_the_model_section_are_all_listed() -> None:
 
 @pytest.mark.parametrize("preset", ["tiny", "small"])
 def test_presets_fill_what_is_not_given(preset: str) -> None:
-    options = CrpsOptions(preset=preset, patch=1).resolved()
-    assert options.patch == 1
-    assert options.widths == {"tiny": (32, 48), "small": (96, 128, 192)}[preset]
-    assert options.blocks == 1
+    options = CrpsOptions(preset=preset, patch=1).filled()
+    assert options["patch"] == 1
+    assert options["widths"] == {"tiny": (32, 48), "small": (96, 128, 192)}[preset]
+    assert options["blocks"] == 1
