@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data_pipeline.errors import InputError
 from data_pipeline.store import version
-from models.contract import Spec
+from models.contract import Generator, Spec
 from models.crps import CrpsGenerator, CrpsOptions
 
 FORMAT = "plumecast-checkpoint-1"
@@ -25,14 +25,14 @@ FORMAT = "plumecast-checkpoint-1"
 class Family(NamedTuple):
     """The class of a family, and its settings in [model.options]."""
 
-    generator: type[CrpsGenerator]
+    generator: type[Generator]
     options: type[CrpsOptions]
 
 
 FAMILIES = {"crps": Family(CrpsGenerator, CrpsOptions)}
 
 
-def build(spec: Spec) -> CrpsGenerator:
+def build(spec: Spec) -> Generator:
     """An untrained generator of the spec's family. Raises InputError for a family that does not exist."""
     if spec.family not in FAMILIES:
         raise InputError(f"model family {spec.family!r} is not known; choose from {', '.join(FAMILIES)}")
@@ -55,7 +55,7 @@ def save(
     return write_tensors(path, {name: value.detach().to(dtype) for name, value in weights.items()}, header)
 
 
-def load(path: str | Path, device: str = "cpu") -> CrpsGenerator:
+def load(path: str | Path, device: str = "cpu") -> Generator:
     """The generator of a checkpoint, in evaluation mode, weights in float32.
 
     Sets `.provenance` (dict) and `.sha256` on it. Raises InputError for a missing file, another format, tensors that do not fit

@@ -6,13 +6,14 @@ global random state. Tensors are batch first and normalised by the checkpoint's 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_pipeline.forcings import plane_names
 from data_pipeline.grid import Grid
@@ -137,40 +138,57 @@ class Sample(NamedTuple):
     hours: Tensor | None = None
 
 
-class Generator(Protocol):
-    """What every family implements, and all that the engine may call. A State is opaque to the engine."""
+class Generator(nn.Module, ABC):
+    """What every family implements, and all that the engine may call. A State is opaque to the engine.
 
-    spec: Spec
-    provenance: dict[str, Any]  # of the checkpoint; empty for an untrained one
-    sha256: str
+    provenance, sha256: of the checkpoint, empty for an untrained one. compute_dtype: what the networks compute in; states, losses
+    and increments stay in float32.
+    """
 
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.provenance: dict[str, Any] = {}
+        self.sha256 = ""
+        self.compute_dtype = torch.float32
+
+    @abstractmethod
     def noise_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Per member: the shape of the noise that `initial` and `step` need (standard normal)."""
+        """Per member: the shape of the noise that `initial` and `step` need (standard normal), and `loss` if it needs more."""
 
+    @abstractmethod
     def initial(self, frames: Tensor, forcing: Tensor, noise: Tensor) -> Any:
         """The state at lead 0 from frames (B, F, C, H, W), oldest first; noise as `noise_shapes()["initial"]`."""
 
+    @abstractmethod
     def step(self, state: Any, forcing: Tensor, noise: Tensor) -> Any:
         """The state one step later; forcing (B, P, H, W) of the step, noise as `noise_shapes()["step"]`."""
 
+    @abstractmethod
     def fields(self, state: Any) -> Tensor:
         """Decode to normalised fields (B, C, H, W); called only for leads that are wanted."""
 
+    @abstractmethod
     def nudge(self, state: Any, target: Tensor, weight: Tensor) -> Any:
         """The state relaxed towards normalised fields `target` (B, C, H, W) by `weight` (H, W) in [0, 1]."""
+
+    @abstractmethod
+    def loss(self, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
+        """Differentiable loss; noise (members, B, rollout + 1, n), n at least every length in `noise_shapes()`: one draw for
+        `initial`, one a step."""
 
     def begin(self, stage: Stage, fields: Iterator[Tensor]) -> None:
         """Called before the first update of a stage, with batches (N, C, H, W) of normalised training analyses: for statistics of
         a family's own, such as those of latents. Most families do nothing."""
 
-    def loss(self, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
-        """Differentiable loss; noise (members, B, rollout + 1, n), n at least every length in `noise_shapes()`: one draw for
-        `initial`, one a step. A family whose loss needs further draws names them in `noise_shapes()["loss"]`."""
+    def forward(self, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
+        """The loss: what `torch.func.functional_call` calls with weights in low precision, and DistributedDataParallel."""
+        return self.loss(sample, noise, stage)
 
 
 def device_of(generator: Generator) -> torch.device:
     """Where the generator's weights lie."""
-    return next(generator.parameters()).device  # type: ignore[attr-defined]
+    return next(generator.parameters()).device
 
 
 def flat_noise_size(shapes: dict[str, tuple[int, ...]]) -> int:

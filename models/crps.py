@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from models.backbones.network import NetworkOptions, network
-from models.contract import Loss, Sample, Spec, Stage
+from models.contract import Generator, Loss, Sample, Spec, Stage
 from models.increments import FieldOptions, Increments
 from models.losses import ensemble_loss
 
@@ -30,14 +29,11 @@ class CrpsState(NamedTuple):
     hours: Tensor | None = None
 
 
-class CrpsGenerator(nn.Module):
+class CrpsGenerator(Generator):
     """x(t + dt) = x(t) + s * f(x(t - dt), x(t), forcing, noise), s the tendency std; diagnostic channels are f itself."""
 
     def __init__(self, spec: Spec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.provenance: dict[str, Any] = {}
-        self.sha256 = ""
+        super().__init__(spec)
         options = CrpsOptions.model_validate(spec.options)
         self.increments = Increments(spec, options)
         self.net = network(
@@ -45,7 +41,6 @@ class CrpsGenerator(nn.Module):
             local=options.local_noise, pole_signs=self.increments.pole_signs,
         )  # fmt: skip
         self.vector = options.noise
-        self.compute_dtype = torch.float32
 
     def noise_shapes(self) -> dict[str, tuple[int, ...]]:
         local = self.net.local_shape
@@ -68,13 +63,6 @@ class CrpsGenerator(nn.Module):
     def nudge(self, state: CrpsState, target: Tensor, weight: Tensor) -> CrpsState:
         new = torch.lerp(state.frames[:, -1], target, weight.expand_as(target))
         return state._replace(frames=torch.cat([state.frames[:, :-1], new.unsqueeze(1)], 1))
-
-    def begin(self, stage: Stage, fields: Iterator[Tensor]) -> None:
-        """Nothing to do."""
-
-    def forward(self, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
-        """The loss: what `torch.func.functional_call` calls with weights in low precision."""
-        return self.loss(sample, noise, stage)
 
     def loss(self, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
         """Mean almost-fair CRPS over the roll-out, in units of the tendency std, area- and channel-weighted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -76,7 +76,7 @@ def model_section(recipe: Mapping[str, Any]) -> ModelOptions[Any]:
     family = recipe.get("model", {}).get("family", "crps")
     if family not in FAMILIES:
         raise InputError(f"model family {family!r} is not known; choose from {', '.join(FAMILIES)}")
-    typed: type[ModelOptions[Any]] = ModelOptions.__class_getitem__(FAMILIES[family].options)
+    typed = cast(type[ModelOptions[Any]], ModelOptions[FAMILIES[family].options])  # type: ignore[misc]
     return section(recipe, "model", typed)
 
 

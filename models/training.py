@@ -23,8 +23,7 @@ from data_pipeline.batches import Batch, Order, Samples
 from data_pipeline.errors import GateError, InputError
 from data_pipeline.recipe import Section, differences, fingerprint
 from models.checkpoint import build, load, read_tensors, save, write_tensors
-from models.contract import Sample, Spec, Stage, flat_noise_size
-from models.crps import CrpsGenerator
+from models.contract import Generator, Sample, Spec, Stage, flat_noise_size
 from models.validation import Validation, validate, validation_starts
 
 MAX_SKIPPED = 20  # non-finite updates in a row before the run is given up
@@ -290,7 +289,7 @@ class _Run:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
 
-def _fitting(path: str, spec: Spec) -> CrpsGenerator:
+def _fitting(path: str, spec: Spec) -> Generator:
     """The generator of a checkpoint with this very spec, InputError otherwise.
 
     The periods must be equal too: a checkpoint has to name every year that its weights have seen.
