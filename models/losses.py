@@ -60,3 +60,16 @@ def ensemble_loss(members: Tensor, truth: Tensor, weight: Tensor, stage: Stage) 
     weight: (C, H, W) or (B, C, H, W), area and channel. Returns a scalar.
     """
     return (almost_fair_crps(members, truth, stage.alpha) * weight).mean()
+
+
+def kl_divergence(mean_q: Tensor, log_var_q: Tensor, mean_p: Tensor, log_var_p: Tensor) -> Tensor:
+    """KL(q || p) of diagonal Gaussians in nats, element by element (Kingma and Welling 2014, appendix B, for any p).
+
+    All four broadcast; log_var: logarithm of the variance. Nothing is summed: the caller chooses the reduction that its weight of
+    the term means. Computed in float32 at least. Zero where q is p, positive elsewhere.
+    """
+    mean_q, log_var_q, mean_p, log_var_p = (
+        each.float() if each.dtype in (torch.bfloat16, torch.float16) else each for each in (mean_q, log_var_q, mean_p, log_var_p)
+    )
+    ratio = log_var_q - log_var_p
+    return 0.5 * (torch.expm1(ratio) - ratio + (mean_q - mean_p).square() * torch.exp(-log_var_p))

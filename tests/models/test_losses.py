@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.losses import almost_fair_crps
+from models.losses import almost_fair_crps, kl_divergence
 
 
 def pairwise(members: Tensor, truth: Tensor, alpha: float) -> Tensor:
@@ -151,3 +151,21 @@ def test_the_spread_it_teaches_in_a_gaussian_world(members: int, alpha: float, s
         middle = (low + high) / 2
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
     assert (low + high) / 2 == pytest.approx(spread, abs=0.012)
+
+
+def test_kl_divergence_is_that_of_torch_and_zero_for_equal_gaussians() -> None:
+    rng = torch.Generator().manual_seed(0)
+    mean_q, log_var_q, mean_p, log_var_p = (2 * torch.randn(500, generator=rng, dtype=torch.float64) for _ in range(4))
+    q, p = (torch.distributions.Normal(mean, (log_var / 2).exp()) for mean, log_var in ((mean_q, log_var_q), (mean_p, log_var_p)))
+    ours = kl_divergence(mean_q, log_var_q, mean_p, log_var_p)
+    torch.testing.assert_close(ours, torch.distributions.kl_divergence(q, p))
+    assert bool((ours >= 0).all())
+    assert not kl_divergence(mean_q, log_var_q, mean_q, log_var_q).any()
+
+
+def test_kl_divergence_of_nearly_equal_gaussians_keeps_its_digits_in_float32() -> None:
+    """Half the square of a shift, a quarter of the square of a change of the log-variance: 1 + x - e^x would lose them."""
+    zero, small = torch.zeros(1), torch.full((1,), 1e-3)
+    assert float(kl_divergence(small, zero, zero, zero)) == pytest.approx(5e-7, rel=1e-5)
+    assert float(kl_divergence(zero, small, zero, zero)) == pytest.approx(2.5e-7, rel=1e-3)
+    assert kl_divergence(*[small.bfloat16()] * 4).dtype == torch.float32
