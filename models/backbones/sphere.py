@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,10 +15,46 @@ def pad_globe(fields: Tensor, pole_signs: Tensor | None = None, polar_rows: bool
     vectors change sign there; `pole_signs` (C,) holds -1 for them. On a grid with points on the poles (`polar_rows`) it is the
     row before that: the polar row is not repeated.
     """
-    south = _across_pole(fields.flip(-2), 1, pole_signs, polar_rows)
-    north = _across_pole(fields, 1, pole_signs, polar_rows)
-    tall = torch.cat([south, fields, north], -2)
-    return torch.cat([tall[..., -1:], tall, tall[..., :1]], -1)
+    padded: Tensor = _Ring.apply(fields, pole_signs, polar_rows)
+    return padded
+
+
+class _Ring(torch.autograd.Function):
+    """One copy each way: slices and concatenations would cost the U-Net's backward a quarter of its time in zero-filled sums."""
+
+    @staticmethod
+    def forward(ctx: Any, fields: Tensor, pole_signs: Tensor | None, polar_rows: bool) -> Tensor:
+        b, c, h, w = fields.shape
+        channels_last = fields.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        out = torch.empty((b, c, h + 2, w + 2), dtype=fields.dtype, device=fields.device, memory_format=layout)
+        out[..., 1:-1, 1:-1] = fields
+        ctx.signs, ctx.polar_rows, ctx.layout = pole_signs, polar_rows, layout
+        for outer, inner in _pole_rows(h, polar_rows):
+            out[..., outer, 1:-1] = _half_turn(fields[..., inner, :], pole_signs)
+        out[..., 0], out[..., -1] = out[..., -2], out[..., 1]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grads
+        tall = grad[..., 1:-1].clone(memory_format=ctx.layout)
+        tall[..., -1] += grad[..., 0]
+        tall[..., 0] += grad[..., -1]
+        fields = tall[..., 1:-1, :]
+        for outer, inner in _pole_rows(fields.shape[-2], ctx.polar_rows):
+            fields[..., inner, :] += _half_turn(tall[..., outer, :], ctx.signs)
+        return fields, None, None
+
+
+def _pole_rows(height: int, polar_rows: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(row of the padded field, row of the field that it repeats), south and north."""
+    return (0, int(polar_rows)), (-1, height - 1 - int(polar_rows))
+
+
+def _half_turn(row: Tensor, pole_signs: Tensor | None) -> Tensor:
+    turned = torch.roll(row, row.shape[-1] // 2, -1)
+    return turned if pole_signs is None else turned * pole_signs.to(row.dtype).view(-1, 1)
 
 
 def _across_pole(fields: Tensor, rows: int, pole_signs: Tensor | None, polar_rows: bool) -> Tensor:
