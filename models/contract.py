@@ -178,8 +178,8 @@ class Generator(nn.Module, ABC):
         `initial`, one a step."""
 
     def begin(self, stage: Stage, fields: Iterator[Tensor]) -> None:
-        """Called before the first update of a stage, with batches (N, C, H, W) of normalised training analyses: for statistics of
-        a family's own, such as those of latents. Most families do nothing."""
+        """Called before the first update of a stage, with all normalised training analyses in the order of time, as batches
+        (N, C, H, W): for statistics of a family's own, such as those of latents. Most families do nothing."""
 
     def forward(self, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
         """The loss: what `torch.func.functional_call` calls with weights in low precision, and DistributedDataParallel."""
