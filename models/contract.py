@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data_pipeline.errors import InputError
 from data_pipeline.forcings import plane_names
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel
@@ -181,8 +182,17 @@ class Generator(nn.Module, ABC):
         """Called before the first update of a stage, with all normalised training analyses in the order of time, as batches
         (N, C, H, W): for statistics of a family's own, such as those of latents. Most families do nothing."""
 
+    def reconstruction(self, fields: Tensor) -> Tensor:
+        """Normalised fields (N, C, H, W) through the autoencoder of a family that has one, which stages of target "autoencoder"
+        train. Raises InputError for the others."""
+        raise InputError(f"model family {self.spec.family!r} has no autoencoder; give its stages target = 'forecast'")
+
+    def diagnostics(self, sample: Sample, noise: Tensor) -> dict[str, float]:
+        """Numbers of the family's own, logged at validations; noise as for `loss`, rollout 1. Most families have none."""
+        return {}
+
     def forward(self, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
-        """The loss: what `torch.func.functional_call` calls with weights in low precision, and DistributedDataParallel."""
+        """The loss: what `torch.func.functional_call` calls with weights in low precision."""
         return self.loss(sample, noise, stage)
 
 
