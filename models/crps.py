@@ -32,9 +32,9 @@ class CrpsState(NamedTuple):
 class CrpsGenerator(Generator):
     """x(t + dt) = x(t) + s * f(x(t - dt), x(t), forcing, noise), s the tendency std; diagnostic channels are f itself."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, options: CrpsOptions | None = None) -> None:
         super().__init__(spec)
-        options = CrpsOptions.model_validate(spec.options)
+        options = options or CrpsOptions.model_validate(spec.options)
         self.increments = Increments(spec, options)
         self.net = network(
             spec, options, self.increments.planes, len(spec.channels), vector=options.noise + self.increments.n_scalars,
@@ -74,7 +74,8 @@ class CrpsGenerator(Generator):
             return x.repeat(m, *[1] * (x.dim() - 1))
 
         hours = None if sample.hours is None else repeat(sample.hours)
-        state = CrpsState(repeat(sample.frames), hours)
+        start = self.initial(repeat(sample.frames), repeat(sample.forcings[:, 0]), noise[:, :, 0].flatten(0, 1))
+        state = start._replace(hours=hours)
         weight = self.increments.loss_weight(sample.hours)
         total, parts = sample.frames.new_zeros(()), {}
         for k in range(stage.rollout):
