@@ -18,6 +18,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.store import version
 from models.contract import Generator, Spec
 from models.crps import CrpsGenerator, CrpsOptions
+from models.vae import VaeGenerator, VaeOptions
 
 FORMAT = "plumecast-checkpoint-1"
 
@@ -29,7 +30,7 @@ class Family(NamedTuple):
     options: type[CrpsOptions]
 
 
-FAMILIES = {"crps": Family(CrpsGenerator, CrpsOptions)}
+FAMILIES = {"crps": Family(CrpsGenerator, CrpsOptions), "vae": Family(VaeGenerator, VaeOptions)}
 
 
 def build(spec: Spec) -> Generator:
