@@ -30,12 +30,15 @@ def train(
     Example: plumecast train recipes/planet.toml
 
     Reads the analysis (made by `plumecast data ingest`), writes <out>/checkpoint.safetensors: the averaged weights with
-    the best validation score. Stop it at any time: the same command continues from the last validation.
+    the best validation score. Stop it at any time: the same command continues where its state was last saved.
+    Several processes or GPUs: torchrun --nproc-per-node 2 -m plumecast train RECIPE [--device cuda]
     """
     from data_pipeline import open_analysis
     from data_pipeline.kept import read_kept
-    from data_pipeline.recipe import read_recipe
+    from data_pipeline.recipe import read_recipe, section
     from models.checkpoint import check_device
+    from models.curriculum import TrainingOptions
+    from models.distributed import joined
     from models.progress import TrainingDisplay, show_plan
     from models.recipe import plan_training, run_training
 
@@ -47,9 +50,11 @@ def train(
     if dry_run:
         show_plan(*plan_training(parts, data, kept)[:3])
         return
-    with TrainingDisplay() as display:
-        checkpoint = run_training(parts, data, folder, device=device, report=display, kept=kept)
-    typer.echo(f"checkpoint: {checkpoint}\nnext: plumecast forecast {path} --checkpoint {checkpoint} ...")
+    with joined(device, section(parts, "training", TrainingOptions).members_over) as (ranks, own_device):
+        with TrainingDisplay(quiet=not ranks.leads) as display:
+            checkpoint = run_training(parts, data, folder, device=own_device, report=display, kept=kept, ranks=ranks)
+        if ranks.leads:
+            typer.echo(f"checkpoint: {checkpoint}\nnext: plumecast forecast {path} --checkpoint {checkpoint} ...")
 
 
 def calibrate(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -10,15 +14,20 @@ from rich.progress import BarColumn, Progress, TextColumn
 from data_pipeline.batches import Samples
 from models.checkpoint import build
 from models.contract import Spec
+from models.curriculum import TrainingOptions
 from models.training import Progress as Update
-from models.training import TrainingOptions
+from models.validation import Reconstruction, Validation
+
+QUIET_SECONDS = 60.0  # a line at least as often where there is no bar
 
 
 class TrainingDisplay:
-    """A bar with rate and time left on a terminal, a line a validation everywhere."""
+    """A bar with rate and time left on a terminal; a line a validation everywhere, and one a minute where there is no bar."""
 
-    def __init__(self) -> None:
-        self.console = Console()
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(quiet=quiet)
+        self.loss: float | None = None  # smoothed
+        self.told = time.monotonic()
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[note]}"),
@@ -34,19 +43,44 @@ class TrainingDisplay:
         self.bar.stop()
 
     def __call__(self, update: Update) -> None:
-        note = f"loss {update.loss:.4f}  {update.samples_per_second:.0f} members/s  {update.seconds_left / 60:.0f} min left"
+        self.loss = update.loss if self.loss is None else 0.98 * self.loss + 0.02 * update.loss
+        if not math.isfinite(self.loss):  # an update that was skipped
+            self.loss = None
+        shown = update.loss if self.loss is None else self.loss
+        pace = f"{update.samples_per_second:.0f} members/s  {_duration(update.seconds_left)} left"
         self.bar.update(
-            self.task, total=update.iterations, completed=update.iteration, description=update.stage, note=note, refresh=False
-        )
-        if update.validation is not None:
-            crps, ssr = update.validation.crps, update.validation.ssr
-            last = sum(ssr[-1]) / len(ssr[-1])
-            self.console.print(
-                f"{update.iteration:>7}/{update.iterations} {update.stage:<10} {note}  validation: fair CRPS / tendency std "
-                f"{crps[0]:.4f} (first step) {crps[-1]:.4f} (last), mean {update.validation.score:.4f}, "
-                f"SSR {sum(ssr[0]) / len(ssr[0]):.2f} to {last:.2f}",
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            self.task, total=update.iterations, completed=update.iteration, description=update.stage,
+            note=f"loss {shown:.4f}  {pace}", refresh=False,
+        )  # fmt: skip
+        if update.validation is not None and update.logged is not None:
+            self._line(update, pace, _scores(update.validation), update.logged)
+        elif not self.console.is_terminal and time.monotonic() - self.told > QUIET_SECONDS:
+            self._line(update, pace, "", {"loss": shown})
+
+    def _line(self, update: Update, pace: str, scores: str, logged: Mapping[str, Any]) -> None:
+        self.told = time.monotonic()
+        skipped = f"  {logged['skipped']} updates skipped" if logged.get("skipped") else ""
+        loss = math.nan if logged["loss"] is None else logged["loss"]
+        self.console.print(
+            f"{update.iteration:>7}/{update.iterations} {update.stage:<10} loss {loss:.4f}  {pace}{skipped}{scores}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _scores(found: Validation | Reconstruction) -> str:
+    if isinstance(found, Reconstruction):
+        return f"  validation: reconstruction RMSE / tendency std {found.score:.4f}, worst channel {max(found.rmse):.4f}"
+    first, last = (sum(row) / len(row) for row in (found.ssr[0], found.ssr[-1]))
+    return (
+        f"  validation: fair CRPS / tendency std {found.crps[0]:.4f} (first step) {found.crps[-1]:.4f} (last), "
+        f"mean {found.score:.4f}, SSR {first:.2f} to {last:.2f}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Minutes below three hours, hours and minutes above: `48 min`, `5 h 12 min`."""
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 180 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def show_plan(spec: Spec, options: TrainingOptions, training: Samples) -> None:

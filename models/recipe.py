@@ -21,7 +21,9 @@ from data_pipeline.schema import channels_of
 from data_pipeline.statistics import Periods, format_period
 from models.checkpoint import FAMILIES
 from models.contract import Spec
-from models.training import Progress, TrainingOptions, train
+from models.curriculum import TrainingOptions
+from models.distributed import ALONE, Ranks
+from models.training import Progress, train
 
 OptionsT = TypeVar("OptionsT", bound=Section)
 
@@ -134,15 +136,16 @@ def run_training(
     device: str,
     report: Callable[[Progress], None],
     kept: Kept | None = None,
+    ranks: Ranks = ALONE,
 ) -> Path:
-    """Train by a recipe; returns the checkpoint's path."""
+    """Train by a recipe, in this process or with others; returns the checkpoint's path."""
     spec, options, training, validation = plan_training(recipe, analysis, kept)
     provenance = {
         "recipe": json_ready(recipe),
         "data": analysis.attrs.get("source", ""),
         "data_recipe_hash": analysis.attrs.get("recipe_hash", ""),
     }
-    return train(spec, options, training, validation, out, provenance=provenance, device=device, report=report)
+    return train(spec, options, training, validation, out, provenance=provenance, device=device, report=report, ranks=ranks)
 
 
 def json_ready(recipe: Mapping[str, Any]) -> dict[str, Any]:

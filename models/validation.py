@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_pipeline.batches import Samples
-from models.contract import Generator, device_of, flat_noise_size
+from models.contract import Generator, Sample, device_of, flat_noise_size
+from models.distributed import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,18 @@ class Validation:
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Of an autoencoder: rmse by channel, area-weighted, over the tendency std; score: its mean (lower is better)."""
+
+    score: float
+    rmse: list[float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"score": self.score, "reconstruction_rmse": self.rmse}
 
 
 def validation_starts(samples: Samples, steps: int, count: int) -> np.ndarray:
@@ -41,32 +56,73 @@ def validate(
     steps: int,
     seed: int,
     noise_scale: float = 1.0,
+    *,
+    ranks: Ranks = ALONE,
 ) -> Validation:
     """Roll `members` members over `steps` steps from each of the samples `starts` and score every step against the analysis.
 
-    Means are area-weighted; variance and squared error are averaged over space and dates before the ratio.
+    Means are area-weighted; variance and squared error are averaged over space and dates before the ratio. Several processes
+    share the starts.
     """
     spec = generator.spec
     device = device_of(generator)
     weight = torch.tensor(spec.grid.area_weights, device=device, dtype=torch.float32)
-    unit = torch.tensor(np.array(spec.std) / np.array(spec.tendency_std), device=device, dtype=torch.float32)
     size = flat_noise_size(generator.noise_shapes())
     sums = torch.zeros(3, steps, len(spec.channels), dtype=torch.float64)
-    for start, batch in zip(starts, samples.sequence(samples.times[starts], steps), strict=True):
-        frames, targets, forcings = (torch.from_numpy(x).to(device) for x in (batch.frames, batch.targets, batch.forcings))
+    mine = starts[ranks.rank :: ranks.size]
+    for start, sample in zip(mine, _sequence(samples, mine, steps, device), strict=True):
+        frames, targets, forcings = sample[:3]
         draws = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 2, int(start)]))
         noise = noise_scale * torch.from_numpy(draws.standard_normal((steps + 1, members, size), dtype=np.float32)).to(device)
         state = generator.initial(frames.expand(members, *frames.shape[1:]), forcings[:, 0].expand(members, -1, -1, -1), noise[0])
         for k in range(steps):
             state = generator.step(state, forcings[:, k].expand(members, -1, -1, -1), noise[k + 1])
             sums[:, k] += _point_scores(generator.fields(state), targets[0, k], weight)
-    crps, variance, error = (sums / len(starts)).float()
-    ratio = (crps * unit.cpu()).mean(1)
+    crps, variance, error = (ranks.sum_(sums.to(device)).cpu() / len(starts)).float()
+    ratio = (crps * _unit(generator)).mean(1)
     ssr = ((members + 1) / members * variance / error).sqrt()
     return Validation(float(ratio.mean()), ratio.tolist(), ssr.tolist())
 
 
-def _point_scores(fields: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+@torch.no_grad()
+def validate_autoencoder(
+    generator: Generator, samples: Samples, starts: np.ndarray, steps: int, *, ranks: Ranks = ALONE
+) -> Reconstruction:
+    """Reconstruct the `steps` analyses after each of the samples `starts`; several processes share the starts."""
+    device = device_of(generator)
+    weight = torch.tensor(generator.spec.grid.area_weights, device=device, dtype=torch.float32)
+    sums = torch.zeros(len(generator.spec.channels), dtype=torch.float64)
+    for sample in _sequence(samples, starts[ranks.rank :: ranks.size], steps, device):
+        truth = sample.targets[0]
+        sums += (((generator.reconstruction(truth) - truth) ** 2) * weight).mean((0, -2, -1)).double().cpu()
+    rmse = (ranks.sum_(sums.to(device)).cpu() / len(starts)).sqrt() * _unit(generator).double()
+    return Reconstruction(float(rmse.mean()), rmse.tolist())
+
+
+@torch.no_grad()
+def diagnose(generator: Generator, samples: Samples, starts: np.ndarray, members: int, seed: int) -> dict[str, float]:
+    """The family's own diagnostics on the first step from the samples `starts`, as one batch."""
+    device = device_of(generator)
+    batch = samples.batch(starts, 1)
+    arrays = (torch.from_numpy(array).to(device) for array in (batch.frames, batch.targets, batch.forcings))
+    draws = np.random.Generator(np.random.Philox(key=seed, counter=[0, 1, 2, 0]))
+    shape = (members, len(starts), 2, flat_noise_size(generator.noise_shapes()))
+    noise = torch.from_numpy(draws.standard_normal(shape, dtype=np.float32)).to(device)
+    return generator.diagnostics(Sample(*arrays), noise)
+
+
+def _sequence(samples: Samples, starts: np.ndarray, steps: int, device: torch.device) -> Iterator[Sample]:
+    for batch in samples.sequence(samples.times[starts], steps):
+        yield Sample(*(torch.from_numpy(array).to(device) for array in (batch.frames, batch.targets, batch.forcings)))
+
+
+def _unit(generator: Generator) -> Tensor:
+    """Std over tendency std, a channel: what normalised differences are multiplied by."""
+    spec = generator.spec
+    return torch.tensor(np.array(spec.std) / np.array(spec.tendency_std), dtype=torch.float32)
+
+
+def _point_scores(fields: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """Area means of (fair CRPS, variance, squared error of the mean) a channel, float64 on the CPU, shape (3, C)."""
     m = len(fields)
     ordered = fields.sort(0).values

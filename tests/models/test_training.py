@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from data_pipeline.recipe import section
 from models import training
 from models.checkpoint import load, read_tensors
 from models.contract import Spec
-from models.training import Progress, StageOptions, TrainingOptions, train
+from models.curriculum import StageOptions, TrainingOptions, disturbed, draw_noise
+from models.run_state import Run
+from models.training import Progress, train
 from models.validation import Validation
 from tests.toys import GLOBE, advection, as_analysis, period, samples_of, spec_of, weather
 
@@ -132,7 +135,7 @@ def test_the_checkpoint_is_the_average_of_the_best_validation(
     scores = iter([0.9, 0.5, 0.7, 0.5, 0.6])
     averages: list[dict[str, torch.Tensor]] = []
 
-    def scored(generator: Any, *rest: Any) -> Validation:
+    def scored(generator: Any, *rest: Any, **others: Any) -> Validation:
         averages.append({name: value.clone() for name, value in generator.state_dict().items()})
         return Validation(next(scores), [0.0], [[1.0]])
 
@@ -163,8 +166,8 @@ def test_the_average_lags_behind_the_weights_and_starts_afresh_with_a_stage(data
 
 
 def test_a_single_bad_batch_is_skipped(data: xr.Dataset, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, losses = training._noise, []
-    monkeypatch.setattr(training, "_noise", lambda seed, k, shape: plain(seed, k, shape) * (math.nan if k == 6 else 1))
+    plain, losses = training.draw_noise, []
+    monkeypatch.setattr(training, "draw_noise", lambda seed, k, shape: plain(seed, k, shape) * (math.nan if k == 6 else 1))
     run(data, spec, options(), tmp_path, report=lambda progress: losses.append(progress.loss))
     assert [i for i, loss in enumerate(losses) if not math.isfinite(loss)] == [6]
     assert all(torch.isfinite(value).all() for value in state(tmp_path).values())
@@ -180,18 +183,33 @@ def test_a_loss_that_stays_non_finite_ends_the_run(data: xr.Dataset, spec: Spec,
     assert all(torch.isfinite(value).all() for value in state(tmp_path).values())
 
 
-def test_out_of_memory_says_what_to_lower(data: xr.Dataset, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def explode(self: Any, *rest: Any) -> None:
-        raise torch.OutOfMemoryError("12 GiB")
+def refused_on_the_gpu() -> None:
+    raise torch.OutOfMemoryError("12 GiB")
 
-    monkeypatch.setattr(training._Run, "loss", explode)
+
+def refused_on_the_cpu() -> None:
+    torch.empty(1 << 50)
+
+
+def refused_to_python() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("refused", [refused_on_the_gpu, refused_on_the_cpu, refused_to_python])
+def test_out_of_memory_says_what_to_lower(
+    data: xr.Dataset, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[[], None]
+) -> None:
+    def explode(self: Any, *rest: Any) -> None:
+        refused()
+
+    monkeypatch.setattr(Run, "loss", explode)
     with pytest.raises(InputError, match=r"out of memory on cpu in stage 'warm start'; lower its batch \(3\), members \(1\)"):
         run(data, spec, options(), tmp_path)
 
 
 def test_the_rate_warms_up_and_falls_on_a_cosine() -> None:
     stage = StageOptions(name="s", iterations=100, batch=1, rate=1.0, final_rate=0.1, warmup=10)
-    rates = [training._rate(stage, position) for position in range(100)]
+    rates = [stage.rate_at(position) for position in range(100)]
     assert rates[0] == pytest.approx(0.1, rel=1e-3)
     assert max(rates) == pytest.approx(1.0, abs=0.03)
     assert rates[50] == pytest.approx(0.55)
@@ -200,26 +218,26 @@ def test_the_rate_warms_up_and_falls_on_a_cosine() -> None:
 
 
 def test_noise_depends_on_the_seed_and_the_iteration_alone() -> None:
-    one, again = training._noise(0, 3, (2, 5)), training._noise(0, 3, (2, 5))
+    one, again = draw_noise(0, 3, (2, 5)), draw_noise(0, 3, (2, 5))
     assert torch.equal(one, again)
-    others = [training._noise(0, 4, (2, 5)), training._noise(1, 3, (2, 5))]
+    others = [draw_noise(0, 4, (2, 5)), draw_noise(1, 3, (2, 5))]
     assert not any(torch.equal(one, other) for other in others)
-    wide = training._noise(0, 0, (1000, 100))
+    wide = draw_noise(0, 0, (1000, 100))
     assert abs(float(wide.mean())) < 0.02
     assert float(wide.std()) == pytest.approx(1, abs=0.02)
 
 
 def test_input_noise_disturbs_the_frames_alone_in_units_of_the_tendency(data: xr.Dataset, spec: Spec) -> None:
     batch = samples_of(data, spec).batch(np.arange(3, 40), 1)
-    moved = training._disturbed(batch, spec, 0.5, 0, 7)
+    moved = disturbed(batch, spec, 0.5, 0, 7)
     assert moved.targets is batch.targets
     added = (moved.frames - batch.frames).std((0, 1, 3, 4))
     np.testing.assert_allclose(added, 0.5 * np.array(spec.tendency_std) / np.array(spec.std), rtol=0.02)
-    np.testing.assert_array_equal(moved.frames, training._disturbed(batch, spec, 0.5, 0, 7).frames)
+    np.testing.assert_array_equal(moved.frames, disturbed(batch, spec, 0.5, 0, 7).frames)
 
 
 def test_weight_decay_leaves_the_noise_awake(data: xr.Dataset, spec: Spec, tmp_path: Path) -> None:
-    made = training._Run(spec, options(weight_decay=0.3), tmp_path, "cpu", {})
+    made = Run(spec, options(weight_decay=0.3), tmp_path, "cpu", {})
     names = {id(value): name for name, value in made.model.named_parameters()}
     decayed, rest = ({names[id(value)] for value in group["params"]} for group in made.optimizer.param_groups)
     assert len(decayed) + len(rest) == len(names)
