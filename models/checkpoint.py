@@ -21,6 +21,7 @@ from models.crps import CrpsGenerator, CrpsOptions
 from models.vae import VaeGenerator, VaeOptions
 
 FORMAT = "plumecast-checkpoint-1"
+PROOF = "proof."  # tensors of the sample forecast, see `models.proof`: no weights
 
 
 class Family(NamedTuple):
@@ -68,7 +69,8 @@ def load(path: str | Path, device: str = "cpu") -> Generator:
         raise InputError(
             f"checkpoint {path} not found; train one with `plumecast train RECIPE`, or leave it out for the shipped one"
         )
-    header, tensors = read_tensors(path)
+    header, everything = read_tensors(path)
+    tensors = {name: value for name, value in everything.items() if not name.startswith(PROOF)}
     if header.get("format") != FORMAT:
         raise InputError(f"{path} is not a plumecast checkpoint (format {header.get('format')!r}, expected {FORMAT!r})")
     generator = build(Spec.from_dict(json.loads(header["spec"])))

@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     """Mount the commands of this package."""
     app.command()(train)
     app.command()(calibrate)
+    app.command()(checkpoint)
 
 
 def train(
@@ -86,3 +87,31 @@ def calibrate(
         steps=int(days * 24 / step), report=show,
     )  # fmt: skip
     typer.echo(f"{checkpoint}: noise scale {best:g}\nnext: plumecast forecast {analysis} --checkpoint {checkpoint} ...")
+
+
+def checkpoint(
+    path: Annotated[Path | None, typer.Argument(help="checkpoint; the shipped one unless given")] = None,
+    prove: Annotated[bool, typer.Option("--prove", help="compute its sample forecast again and compare")] = False,
+    add_proof: Annotated[bool, typer.Option("--add-proof", help="write a sample forecast into a file that has none")] = False,
+    device: Annotated[str, typer.Option(help="where to compute: cpu, cuda, cuda:1 ...")] = "cpu",
+) -> None:
+    """Show what a checkpoint is, or prove that this installation computes what its maker did.
+
+    Example: plumecast checkpoint runs/planet/checkpoint.safetensors --prove
+
+    A checkpoint carries a small sample forecast with its hash. --prove says whether it comes out bit-identical or within the
+    tolerance, and leaves with exit code 4 if it does not.
+    """
+    import models
+    from models import proof
+    from models.description import describe
+
+    chosen = path or models.shipped()
+    if add_proof:
+        proof.attach(chosen)
+    if prove:
+        verdict = proof.prove(chosen, device)
+        typer.echo(f"{chosen}: sample forecast {verdict}, made with {proof.installation_text(verdict.made_with)}")
+        return
+    for title, text in describe(chosen):
+        typer.echo(f"{title:<16} {text}")

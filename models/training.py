@@ -23,6 +23,7 @@ from data_pipeline.errors import GateError, InputError
 from models.contract import Sample, Spec, flat_noise_size
 from models.curriculum import StageOptions, TrainingOptions, Update, disturbed, draw_noise, updates
 from models.distributed import ALONE, Ranks
+from models.proof import attach
 from models.run_state import Run
 from models.validation import Reconstruction, Validation, diagnose, validate, validate_autoencoder, validation_starts
 
@@ -83,7 +84,10 @@ def train(
                 run.save_if_due()
             rate, left = clock.after(update)
             report(Progress(run.iteration, options.iterations, stage.name, loss, rate, left, measured, logged))
-    return run.finish()
+    checkpoint = run.finish()
+    if ranks.leads:
+        attach(checkpoint)
+    return checkpoint
 
 
 def _batches(run: Run, stage: StageOptions, todo: list[Update], training: Samples) -> Iterator[Batch]:
