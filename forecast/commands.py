@@ -63,7 +63,8 @@ def live(
 def forecast(
     analysis: Annotated[Path, typer.Argument(help="analysis store (made by `plumecast data ingest`)")],
     checkpoint: Annotated[
-        Path | None, typer.Option(help="checkpoint; the shipped one of the simulated planet unless given")
+        list[Path] | None,
+        typer.Option(help="checkpoint; repeated: one ensemble, members shared out. The shipped one of the planet unless given"),
     ] = None,
     init: Annotated[list[str] | None, typer.Option(help="initialisation, as 2007-01-11T00; may be repeated")] = None,
     start: Annotated[str | None, typer.Option(help="first initialisation of a range")] = None,
@@ -81,11 +82,11 @@ def forecast(
     ] = None,
     initial_number: Annotated[int | None, typer.Option(help="start every member from this number (0: the analysis)")] = None,
     name: Annotated[str | None, typer.Option(help="name of the model in tables")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; several, as cuda:0,cuda:1, share the work")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="forecast store; beside the analysis unless given")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check all inputs, show the plan and stop")] = False,
 ) -> None:
-    """Make an ensemble forecast with a checkpoint.
+    """Make an ensemble forecast with a checkpoint, or with several: member k comes from number (k - 1) mod J of J.
 
     Example: plumecast forecast runs/planet/analysis.zarr --start 2007-01-11 --stop 2007-12-21 --count 36 --members 50
 
@@ -103,20 +104,22 @@ def forecast(
 
     if initial_number is not None and initial_states is None:
         raise InputError("--initial-number chooses a state of a store: give --initial-states too")
-    generator = models.load(checkpoint or models.shipped(), device)
+    devices = [name.strip() for name in device.split(",")]
+    generators = [models.load(path, devices[0]) for path in checkpoint or [models.shipped()]]
+    spec = generators[0].spec
     data = open_analysis(analysis)
     started = InitialStates(open_forecast(initial_states), initial_number) if initial_states is not None else None
     if started is not None and not (init or start or stop or count):
         times = started.data["time"].values
     else:
-        times = _inits(data, generator.spec.frames, init, start, stop, every, count, days, generator.spec.step)
+        times = _inits(data, max(each.spec.frames for each in generators), init, start, stop, every, count, days, spec.step)
     ringed: Boundary | None = None
     if boundary == "truth":
         ringed = Boundary(data, ring)
     elif boundary is not None:
         ringed = Boundary(open_forecast(boundary), ring, Path(boundary).stem)
     plan = make_plan(
-        generator, data, times, days=days, members=members, seed=seed, boundary=ringed, name=name, noise_scale=noise_scale,
+        generators, data, times, days=days, members=members, seed=seed, boundary=ringed, name=name, noise_scale=noise_scale,
         initial=started,
     )  # fmt: skip
     target = out or analysis.parent / "forecasts" / f"{(name or plan.attrs['model']).replace(' ', '-')}.zarr"
@@ -131,7 +134,8 @@ def forecast(
     try:
         with ProgressDisplay("forecast", "leads") as bar:
             run(
-                generator, data, plan, [sink], boundary=ringed, initial=started, report=lambda step: bar(step.done, step.total)
+                generators, data, plan, [sink], boundary=ringed, initial=started, devices=devices if len(devices) > 1 else (),
+                report=lambda step: bar(step.done, step.total),
             )  # fmt: skip
     finally:
         sink.release()

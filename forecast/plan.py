@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel, channels_of
 from data_pipeline.templates import forecast_dataset, forecast_template
+from models.contract import Generator
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,34 @@ class ForecastPlan:
     def bytes(self) -> int:
         """Bytes of everything, uncompressed."""
         return self.lead_bytes * self.times.size * self.leads.size
+
+
+def checkpoint_attrs(generators: Sequence[Generator], noise_scale: float | None = None) -> dict[str, Any]:
+    """What a forecast's attributes say of the checkpoints that make it, one or several; noise_scale: each one's own unless given.
+
+    Several name all their hashes, in the order of the members, and the span of their periods.
+    """
+    specs = [each.spec for each in generators]
+    names = [f"{spec.family} {spec.options.get('preset', '')}".strip() for spec in specs]
+    scales = [each.provenance.get("noise_scale", 1.0) if noise_scale is None else noise_scale for each in generators]
+    attrs: dict[str, Any] = {
+        "model": " + ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) if len(names) > 1 else names[0],
+        "checkpoint_sha256": ",".join(each.sha256 for each in generators),
+        "noise_scale": scales[0] if len(set(scales)) == 1 else scales,
+        "training_period": _span([spec.training_period for spec in specs]),
+        "validation_period": _span([spec.validation_period for spec in specs]),
+    }
+    dtypes = [str(each.compute_dtype).removeprefix("torch.") for each in generators]
+    if set(dtypes) != {"float32"}:
+        attrs["compute_dtype"] = ",".join(dict.fromkeys(dtypes))
+    return attrs
+
+
+def _span(periods: Sequence[str]) -> str:
+    if len(set(periods)) == 1:
+        return periods[0]
+    ends = [period.partition("/") for period in periods if period]
+    return f"{min(first for first, _, _ in ends)}/{max(last for _, _, last in ends)}"
 
 
 def plan_of(forecast: xr.Dataset) -> ForecastPlan:

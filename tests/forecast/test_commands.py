@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
+import models
 import plumecast
 from data_pipeline import open_forecast
 from data_pipeline.errors import InputError
 from data_pipeline.store import write_dataset
-from models.checkpoint import save
+from models.checkpoint import file_sha256, save
 from tests import toys
 
 
@@ -51,6 +53,33 @@ def test_forecast_then_baselines_at_its_dates(job: Path, tmp_path: Path) -> None
         baseline = open_forecast(tmp_path / f"{kind}.zarr")
         assert baseline.sizes["number"] >= members
         xr.testing.assert_equal(baseline["valid_time"], made["valid_time"])
+
+
+def test_two_checkpoints_on_two_devices_make_one_forecast(job: Path, tmp_path: Path) -> None:
+    first, second = job / "checkpoint.safetensors", tmp_path / "second.safetensors"
+    spec = models.load(first).spec
+    save(second, spec, toys.network(spec, seed=9).state_dict(), {})
+    words = ("forecast", job / "analysis.zarr", "--init", "2002-07-10", "--days", "1")
+    run(
+        *words,
+        "--members",
+        "5",
+        "--checkpoint",
+        first,
+        "--checkpoint",
+        second,
+        "--device",
+        "cpu,cpu",
+        "--out",
+        tmp_path / "both.zarr",
+    )
+    both = open_forecast(tmp_path / "both.zarr")
+    assert both.attrs["checkpoint_sha256"] == f"{file_sha256(first)},{file_sha256(second)}"
+    assert both.attrs["model"] == "2 crps"
+    run(*words, "--members", "5", "--checkpoint", first, "--out", tmp_path / "one.zarr")
+    own = open_forecast(tmp_path / "one.zarr").sel(number=[1, 3, 5])
+    np.testing.assert_allclose(both["2m_temperature"].sel(number=[1, 3, 5]), own["2m_temperature"], rtol=1e-5)
+    assert float(abs(both["2m_temperature"].sel(number=2) - own["2m_temperature"].sel(number=1)).max()) > 1e-3
 
 
 @pytest.mark.parametrize(

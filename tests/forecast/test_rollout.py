@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,14 @@ from data_pipeline.forcings import Forcings
 from data_pipeline.grid import Grid
 from data_pipeline.schema import validate
 from forecast import noise, rollout
+from forecast.boundary import Boundary
 from forecast.initial_states import InitialStates
+from forecast.members import MicroBatch, share
+from forecast.plan import ForecastPlan
 from models.checkpoint import build
+from models.contract import Generator
 from models.crps import CrpsGenerator
-from tests.toys import GLOBE, REGION, ensemble_of, network, spec_of, weather
+from tests.toys import GLOBE, REGION, ensemble_of, network, period, spec_of, weather
 
 RAIN = "total_precipitation_12hr"
 
@@ -80,14 +86,14 @@ def test_rows_that_pad_a_batch_leave_no_trace(
     generator: CrpsGenerator, analysis: xr.Dataset, times: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clean = forecast.sample(generator, analysis, times[:1], days=1, members=3)
-    plain = rollout._Members._noise
+    plain = MicroBatch._noise
 
-    def littered(self: Any, batch: tuple[int, ...], step: int) -> torch.Tensor:
-        rows = plain(self, batch, step)
-        rows[len(batch) :] = 7.0
+    def littered(self: MicroBatch, *address: Any) -> torch.Tensor:
+        rows = plain(self, *address)
+        rows[len(self.members) :] = 7.0
         return rows
 
-    monkeypatch.setattr(rollout._Members, "_noise", littered)
+    monkeypatch.setattr(MicroBatch, "_noise", littered)
     assert same(forecast.sample(generator, analysis, times[:1], days=1, members=3), clean)
 
 
@@ -233,3 +239,135 @@ def test_members_that_start_apart_stay_themselves_whatever_the_ensemble(generato
     assert not same(three, alike)
     first = forecast.sample(generator, analysis, [init], days=1, members=3, seed=4, initial=InitialStates(states.data, number=0))
     assert same(first, alike)
+
+
+@pytest.fixture(scope="module")
+def trio(analysis: xr.Dataset) -> list[Generator]:
+    """Checkpoints that agree in nothing but channels, grid and step: seeds, frames, forcings, statistics, noise scales."""
+    one = network(spec_of(analysis, diagnostic=(RAIN,)), seed=1)
+    two = network(spec_of(analysis, period(analysis, 0, 29), diagnostic=(RAIN,), forcings=(), frames=1), seed=2)
+    three = network(spec_of(analysis, diagnostic=(RAIN,), noise=8), seed=3)
+    for number, (made, scale) in enumerate(((one, 1.0), (two, 1.0), (three, 1.3))):
+        made.sha256, made.provenance = f"{number}" * 64, {"noise_scale": scale}
+    return [one, two, three]
+
+
+def test_several_checkpoints_share_out_the_members_of_one_forecast(
+    trio: list[Generator], analysis: xr.Dataset, times: np.ndarray
+) -> None:
+    """Member k is that of checkpoint (k - 1) mod 3 alone, in an ensemble of any size."""
+    together = forecast.sample(trio, analysis, times[:2], days=1, members=40, seed=5)
+    validate(together, "forecast")
+    for part, made in enumerate(trio):
+        alone = forecast.sample(made, analysis, times[:2], days=1, members=40, seed=5)
+        own = list(share(range(1, 41), part, 3))
+        assert own == list(range(part + 1, 41, 3))
+        for number in own[:2] + own[-1:]:  # another row of another micro-batch: equal to rounding
+            for field in together.data_vars:
+                np.testing.assert_allclose(
+                    together[field].sel(number=number), alone[field].sel(number=number), rtol=1e-5, atol=1e-6
+                )
+    for size in (1, 2, 7):
+        assert same(forecast.sample(trio, analysis, times[:2], days=1, members=size, seed=5), together.isel(number=slice(size)))
+
+
+def test_a_forecast_of_several_checkpoints_names_them_all(trio: list[Generator], analysis: xr.Dataset, times: np.ndarray) -> None:
+    attrs = forecast.make_plan(trio, analysis, times, days=1, members=3, seed=0).attrs
+    assert attrs["checkpoint_sha256"] == ",".join(digit * 64 for digit in "012")
+    assert (attrs["model"], attrs["noise_scale"]) == ("3 crps", [1.0, 1.0, 1.3])
+    assert attrs["training_period"] == trio[0].spec.training_period, "the span of all"
+    assert forecast.make_plan(trio, analysis, times, days=1, members=3, seed=0, noise_scale=0.9).attrs["noise_scale"] == 0.9
+    alone = forecast.make_plan([trio[2]], analysis, times, days=1, members=3, seed=0).attrs
+    assert dict(alone) == dict(forecast.make_plan(trio[2], analysis, times, days=1, members=3, seed=0).attrs)
+    assert (alone["model"], alone["checkpoint_sha256"], alone["noise_scale"]) == ("crps", "2" * 64, 1.3)
+
+
+def test_checkpoints_that_do_not_fit_together_are_refused_with_all_reasons(analysis: xr.Dataset, times: np.ndarray) -> None:
+    other = weather(REGION, steps=60, step_hours=6).drop_vars("2m_temperature")
+    with pytest.raises(InputError) as error:
+        forecast.make_plan(
+            [network(spec_of(analysis)), network(spec_of(other))], analysis, times, days=1, members=2, seed=0,
+        )  # fmt: skip
+    text = str(error.value)
+    assert "checkpoint 2 has the channels geopotential_500, 10m_v_component_of_wind" in text
+    assert "checkpoint 2 is on 11x10 regional" in text
+    assert "checkpoint 2 steps 6 h; 1 steps 12 h" in text
+
+
+@pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu"), ("cpu", "cpu", "cpu", "cpu", "cpu", "cpu", "cpu", "cpu")])
+def test_devices_share_the_work_and_the_numbers_are_the_same(
+    trio: list[Generator], analysis: xr.Dataset, times: np.ndarray, devices: tuple[str, ...]
+) -> None:
+    for made in (trio[0], trio):
+        plan = forecast.make_plan(made, analysis, times[:2], days=1, members=70, seed=2)
+        found = []
+        for chosen in ((), devices):
+            sink = rollout.MemorySink()
+            forecast.run(made, analysis, plan, [sink], devices=chosen)
+            found.append(sink.dataset)
+        assert same(*found)
+
+
+def test_a_fault_on_one_of_several_devices_ends_the_forecast(
+    trio: list[Generator], analysis: xr.Dataset, times: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = forecast.make_plan(trio, analysis, times[:1], days=1, members=6, seed=2)
+    with pytest.raises(InputError, match="device 'cuda:9' cannot be used here"):
+        forecast.run(trio, analysis, plan, [rollout.MemorySink()], devices=("cpu", "cuda:9"))
+
+    def broken(*_: Any) -> Any:
+        raise MemoryError("a device is full")
+
+    monkeypatch.setattr(trio[1], "step", broken)
+    with pytest.raises(MemoryError, match="a device is full"):
+        forecast.run(trio, analysis, plan, [rollout.MemorySink()], devices=("cpu", "cpu"))
+
+
+class Weighing:
+    """Takes nothing but the memory in use at the leads `at`: bytes of live tensors, and of numpy's arrays."""
+
+    def __init__(self, *at: int) -> None:
+        self.at, self.seen = at, 0
+        self.found: dict[int, tuple[int, int]] = {}
+
+    def open(self, plan: ForecastPlan) -> set[np.datetime64]:
+        return set()
+
+    def take(self, *_: Any) -> None:
+        self.seen += 1
+        if self.seen in self.at:
+            alive = [each.untyped_storage() for each in gc.get_objects() if type(each) is torch.Tensor]
+            tensors = sum({storage.data_ptr(): storage.nbytes() for storage in alive}.values())
+            self.found[self.seen] = (tensors, tracemalloc.get_traced_memory()[0])
+
+    def close(self) -> None:
+        pass
+
+
+def test_memory_does_not_grow_with_the_leads(analysis: xr.Dataset, generator: CrpsGenerator, times: np.ndarray) -> None:
+    plan = forecast.make_plan(generator, analysis, times[:1], days=12, members=64, seed=0)
+    sink = Weighing(2, 24)
+    tracemalloc.start()
+    try:
+        forecast.run(generator, analysis, plan, [sink])
+    finally:
+        tracemalloc.stop()
+    early, late = (np.array(sink.found[lead]) for lead in (2, 24))
+    assert early[0] >= 2 * plan.lead_bytes, "the states, two frames each, are seen"
+    assert early[1] >= plan.lead_bytes, "and so are the fields of the lead"
+    assert (late - early < plan.lead_bytes).all(), "22 leads more"
+
+
+def test_the_boundary_is_read_in_blocks_of_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = weather(REGION, steps=40)
+    made = network(spec_of(data))
+    ring = Boundary(data, 3)
+    whole = forecast.sample(made, data, data["time"].values[[10]], days=4, members=3, boundary=ring)
+    seen: list[int] = []
+    plain = Boundary.load
+    monkeypatch.setattr(
+        Boundary, "load", lambda self, spec, init, leads: (seen.append(len(leads)), plain(self, spec, init, leads))[1]
+    )
+    monkeypatch.setattr(rollout, "BUFFER_BYTES", 3 * 4 * 4 * REGION.areas.size + 10)
+    assert same(forecast.sample(made, data, data["time"].values[[10]], days=4, members=3, boundary=ring), whole)
+    assert seen == [3, 3, 2]

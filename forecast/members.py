@@ -1,0 +1,138 @@
+"""The members of an initialisation in micro-batches of one size, shared out over checkpoints and devices."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipeline.errors import InputError
+from forecast import noise
+from forecast.boundary import Boundary
+from forecast.plan import ForecastPlan
+from models.checkpoint import check_device
+from models.contract import Generator, Spec, device_of, flat_noise_size
+
+BATCH_POINTS = 16384  # grid points through the network at once
+
+
+def micro_batch(spec: Spec) -> int:
+    """Members through the network at once: fixed by the grid alone, as matrix products differ in the last bit with it."""
+    return int(np.clip(BATCH_POINTS // int(np.prod(spec.grid.shape)), 4, 32))
+
+
+def check_together(specs: Sequence[Spec]) -> None:
+    """Raise InputError, listing everything, unless the checkpoints of one forecast agree in channels, grid and step."""
+    first, faults = specs[0], []
+    for place, spec in enumerate(specs[1:], 2):
+        if spec.channels != first.channels:
+            faults.append(f"checkpoint {place} has the channels {', '.join(spec.channels)}; 1 has {', '.join(first.channels)}")
+        if not spec.grid.matches(first.grid):
+            faults.append(f"checkpoint {place} is on {spec.grid}; 1 on {first.grid}")
+        if spec.step_hours != first.step_hours:
+            faults.append(f"checkpoint {place} steps {spec.step_hours} h; 1 steps {first.step_hours} h")
+    if faults:
+        raise InputError("these checkpoints make no common forecast:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+def share(members: Sequence[int], part: int, parts: int) -> tuple[int, ...]:
+    """The members that checkpoint `part` of `parts` makes: member k is checkpoint (k - 1) mod parts, whatever the ensemble."""
+    return tuple(member for member in members if (member - 1) % parts == part)
+
+
+@dataclass
+class MicroBatch:
+    """Members of one checkpoint that go through its network together, and their state; rows that pad the batch are idle.
+
+    part: number of the checkpoint; places: where its members stand among those of the plan; inside: among the checkpoint's.
+    """
+
+    generator: Generator
+    part: int
+    members: tuple[int, ...]
+    places: list[int]
+    inside: list[int]
+    scale: float
+    state: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.rows, self.device = micro_batch(self.generator.spec), device_of(self.generator)
+        self.noise_size = flat_noise_size(self.generator.noise_shapes())
+
+    def begin(self, plan: ForecastPlan, time: np.datetime64, frames: np.ndarray, planes: np.ndarray) -> None:
+        """Start at `time`: from frames (F, C, H, W) of one analysis, or (member, F, C, H, W), each member from its own.
+
+        planes: forcing of the first step.
+        """
+        if frames.ndim == 5:
+            frames = frames[self.inside + self.inside[:1] * (self.rows - len(self.inside))]
+        start = torch.from_numpy(frames).to(self.device)
+        self.state = self.generator.initial(
+            start.expand(self.rows, *start.shape[-4:]), self._alike(planes), self._noise(plan, time, 0)
+        )
+
+    def step(
+        self, plan: ForecastPlan, time: np.datetime64, k: int, planes: np.ndarray, edge: np.ndarray | None = None,
+        boundary: Boundary | None = None,
+    ) -> None:  # fmt: skip
+        """Step k (from 1), and towards the ring's values `edge` (member or 1, C, H, W) if there is a boundary."""
+        self.state = self.generator.step(self.state, self._alike(planes), self._noise(plan, time, k))
+        if edge is not None and boundary is not None:
+            target = torch.from_numpy(boundary.for_members(edge, self.members, self.rows)).to(self.device)
+            weight = torch.from_numpy(boundary.weight(plan.grid)).to(self.device)
+            self.state = self.generator.nudge(self.state, target, weight)
+
+    def fields(self) -> np.ndarray:
+        """Fields (member, C, H, W) in physical units."""
+        decoded = self.generator.fields(self.state)[: len(self.members)]
+        return self.generator.spec.denormalise(decoded.float().cpu().numpy())
+
+    def _alike(self, planes: np.ndarray) -> Tensor:
+        return torch.from_numpy(planes).to(self.device).expand(self.rows, *planes.shape)
+
+    def _noise(self, plan: ForecastPlan, time: np.datetime64, step: int) -> Tensor:
+        rows, seed = np.zeros((self.rows, self.noise_size), np.float32), int(plan.attrs["seed"])
+        for row, member in enumerate(self.members):
+            rows[row] = self.scale * noise.draw(seed, time, member, step, self.noise_size)
+        return torch.from_numpy(rows).to(self.device)
+
+
+def share_out(generators: Sequence[Generator], plan: ForecastPlan, devices: Sequence[str] = ()) -> list[list[MicroBatch]]:
+    """The micro-batches of each device, dealt out in turns; without `devices`, where the generators lie.
+
+    Raises InputError for a device that is not there.
+    """
+    lanes = _on_devices(generators, devices)
+    scales = np.broadcast_to(np.asarray(plan.attrs.get("noise_scale", 1.0), float), len(generators))
+    dealt: list[list[MicroBatch]] = [[] for _ in lanes]
+    count = 0
+    for part, generator in enumerate(generators):
+        own, rows = share(plan.members, part, len(generators)), micro_batch(generator.spec)
+        for first in range(0, len(own), rows):
+            members, lane = own[first : first + rows], count % len(lanes)
+            places, inside = [plan.members.index(member) for member in members], list(range(first, first + len(members)))
+            dealt[lane].append(MicroBatch(lanes[lane][part], part, members, places, inside, float(scales[part])))
+            count += 1
+    return [lane for lane in dealt if lane]
+
+
+def _on_devices(generators: Sequence[Generator], devices: Sequence[str]) -> list[list[Generator]]:
+    """The generators on each device: themselves where they lie already, copies elsewhere, so that no two threads share one."""
+    if not devices:
+        return [list(generators)]
+    for device in devices:
+        check_device(device)
+    lanes, used = [], set()
+    for device in devices:
+        lane = []
+        for part, generator in enumerate(generators):
+            stays = device_of(generator) == torch.device(device) and part not in used
+            used |= {part} if stays else set()
+            lane.append(generator if stays else copy.deepcopy(generator).to(device))
+        lanes.append(lane)
+    return lanes
