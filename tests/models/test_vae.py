@@ -1,0 +1,404 @@
+"""The VAE family: a learned latent, prior members only in a forecast, smooth perturbations of the initial state, its loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch.distributions import Normal, kl_divergence
+
+from data_pipeline.errors import InputError
+from forecast.rollout import sample as forecast
+from models.checkpoint import build
+from models.contract import Sample, Spec, Stage, flat_noise_size
+from models.losses import ensemble_loss
+from models.recipe import model_section
+from models.vae import Gaussian, VaeGenerator, VaeOptions
+from tests.models import gaussian_world
+from tests.toys import GLOBE, REGION, network, samples_of, spec_of, weather
+
+RAIN = "total_precipitation_12hr"
+COARSE = {"widths": (8, 16, 16), "local_noise": 2, "encoder_width": 16, "encoder_layers": 1}  # latents of 2 x 2 points
+FULL = Stage(members=2, posterior=1.0, kl=0.5, progress=1.0)
+
+
+def vae_spec(data: xr.Dataset | None = None, **options: object) -> Spec:
+    """The spec of a tiny VAE on the toy world."""
+    data = weather() if data is None else data
+    diagnostic = (RAIN,) if RAIN in data else ()
+    return replace(spec_of(data, diagnostic=diagnostic, **{**COARSE, **options}), family="vae")
+
+
+def untrained(spec: Spec) -> VaeGenerator:
+    generator = build(spec)
+    assert isinstance(generator, VaeGenerator)
+    return generator
+
+
+def scrambled(spec: Spec, seed: int = 0, size: float = 0.2) -> VaeGenerator:
+    generator = network(spec, seed, size)
+    assert isinstance(generator, VaeGenerator)
+    return generator
+
+
+@pytest.fixture(scope="module")
+def spec() -> Spec:
+    return vae_spec()
+
+
+@pytest.fixture(scope="module")
+def sample(spec: Spec) -> Sample:
+    found = samples_of(weather(), spec).batch(np.arange(5, 8), 2)
+    return Sample(*(torch.from_numpy(array) for array in (found.frames, found.targets, found.forcings)))
+
+
+def noise_for(generator: VaeGenerator, *shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, flat_noise_size(generator.noise_shapes()), generator=torch.Generator().manual_seed(seed))
+
+
+# --- the latent
+
+
+@torch.no_grad()
+def test_untrained_prior_and_posterior_are_standard_normal_and_tell_each_other_nothing(spec: Spec, sample: Sample) -> None:
+    generator = untrained(spec)
+    prior, posterior = generator._encode(sample)
+    for each in (prior, posterior):
+        assert not each.mean.any()
+        assert not each.log_variance.any()
+    assert generator.loss(sample, noise_for(generator, 2, 3, 3), FULL).parts["kl"] == 0
+
+
+@torch.no_grad()
+def test_the_latent_is_a_vector_and_fields_at_the_resolution_of_the_networks_local_noise(spec: Spec) -> None:
+    generator = untrained(spec)
+    assert generator.net.local_shape == (2, 4, 8)
+    assert generator.noise_shapes() == {"initial": (68,), "step": (68,), "loss": (136,)}
+
+
+@torch.no_grad()
+def test_the_kl_divergence_is_that_of_torch_distributions_in_nats_summed_over_the_latent(spec: Spec, sample: Sample) -> None:
+    generator = scrambled(spec)
+    prior, posterior = generator._encode(sample)
+    q, p = (Normal(each.mean.double(), (each.log_variance.double() / 2).exp()) for each in (posterior, prior))
+    expected = kl_divergence(q, p).sum(1).mean()
+    assert expected > 1
+    loss = generator.loss(sample, noise_for(generator, 2, 3, 3), FULL)
+    assert loss.parts["kl"] == pytest.approx(float(expected), rel=1e-4)
+
+
+@torch.no_grad()
+def test_the_posterior_is_an_offset_to_the_prior_in_units_of_its_std(spec: Spec, sample: Sample) -> None:
+    """So the divergence of a given offset is the same wherever the prior lies and however wide it is."""
+    generator = scrambled(spec, size=0.1)
+    forcing, target = sample.forcings[:, 0], sample.targets[:, 0]
+    n = (3, generator.latent_size)
+    moved = Gaussian(torch.full(n, 2.0), torch.full(n, -1.0))
+    plain = Gaussian(torch.zeros(n), torch.zeros(n))
+    found = [generator._kl_by_channel(p, generator.posterior(p, sample.frames, target, forcing))[0] for p in (plain, moved)]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_log_variances_are_held_between_minus_8_and_4(spec: Spec, sample: Sample) -> None:
+    generator = scrambled(spec)
+    for encoder, bias in ((generator.prior_net, 50.0), (generator.posterior_net, -100.0)):
+        encoder.to_fields.conv.bias[2:] = bias
+    prior, posterior = generator._encode(sample)
+    assert (prior.log_variance[:, 4:] == 4).all()
+    assert (posterior.log_variance[:, 4:] == -8).all()
+
+
+@torch.no_grad()
+def test_the_posterior_sees_the_answer_and_the_prior_does_not(spec: Spec, sample: Sample) -> None:
+    generator = scrambled(spec)
+    other = sample._replace(
+        targets=sample.targets + 0.1 * torch.randn(sample.targets.shape, generator=torch.Generator().manual_seed(1))
+    )
+    (prior, posterior), (prior_other, posterior_other) = generator._encode(sample), generator._encode(other)
+    assert torch.equal(prior.mean, prior_other.mean)
+    assert not torch.equal(posterior.mean, posterior_other.mean)
+
+
+# --- the forecast
+
+
+@torch.no_grad()
+def test_untrained_it_is_persistence_from_the_analysis_itself(spec: Spec, sample: Sample) -> None:
+    generator, noise = untrained(spec), noise_for(untrained(spec), 3)
+    state = generator.initial(sample.frames, sample.forcings[:, 0], noise)
+    assert torch.equal(state.frames, sample.frames)
+    expected = sample.frames[:, -1].clone()
+    expected[:, spec.channels.index(RAIN)] = 0
+    assert torch.equal(generator.fields(generator.step(state, sample.forcings[:, 0], noise)), expected)
+
+
+@torch.no_grad()
+def test_a_forecast_draws_from_the_prior_alone(spec: Spec, sample: Sample) -> None:
+    """Whatever the posterior holds, the same forecast; and a step is the decoder under the prior's draw."""
+    generator, noise = scrambled(spec), noise_for(scrambled(spec), 3)
+    state = generator.initial(sample.frames, sample.forcings[:, 0], noise)
+    found = generator.step(state, sample.forcings[:, 0], noise)
+    for value in generator.posterior_net.parameters():
+        value.fill_(torch.nan)
+    again = generator.initial(sample.frames, sample.forcings[:, 0], noise)
+    assert torch.equal(generator.step(again, sample.forcings[:, 0], noise).frames, found.frames)
+    latent = generator.prior(state.frames, sample.forcings[:, 0]).draw(noise[:, : generator.latent_size])
+    assert torch.equal(generator.decode(state, sample.forcings[:, 0], latent).frames, found.frames)
+
+
+def test_member_k_is_the_same_whatever_the_number_of_members(spec: Spec) -> None:
+    generator, data = scrambled(spec, size=0.05), weather()
+    init = data["time"].values[10:11]
+    few, many = (forecast(generator, data, init, days=2, members=m, seed=3) for m in (2, 5))
+    xr.testing.assert_identical(few.drop_attrs(), many.isel(number=[0, 1]).drop_attrs())
+    assert float(many["2m_temperature"].isel(prediction_timedelta=0).std("number").mean()) > 0
+
+
+@torch.no_grad()
+def test_states_and_latents_stay_in_float32_when_the_networks_compute_in_bfloat16(spec: Spec, sample: Sample) -> None:
+    exact, generator = scrambled(spec, size=0.05), scrambled(spec, size=0.05).to(torch.bfloat16)
+    generator.compute_dtype = torch.bfloat16
+    noise, forcing = noise_for(exact, 3), sample.forcings[:, 0]
+    low, high = (each.step(each.initial(sample.frames, forcing, noise), forcing, noise).frames for each in (generator, exact))
+    assert low.dtype == torch.float32
+    assert generator.prior(sample.frames, forcing).mean.dtype == torch.float32
+    assert float((low - high).std()) < 0.02 * float((high - sample.frames).std())
+    losses = [float(each.loss(sample, noise_for(exact, 2, 3, 3), FULL).total) for each in (generator, exact)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.parametrize("grid", [GLOBE, REGION], ids=["globe", "region"])
+@pytest.mark.parametrize(
+    "options", [{}, {"patch": 2, "widths": (8, 16)}, {"widths": (8,)}], ids=["cells of 2", "patch", "points"]
+)
+def test_any_grid_and_any_resolution_of_the_latent(grid: object, options: dict[str, object]) -> None:
+    """Also a region of 10 x 11 points, which no cell divides, and latents at every point."""
+    spec = vae_spec(weather(grid, steps=12), **options)  # type: ignore[arg-type]
+    generator, found = scrambled(spec, size=0.05), samples_of(weather(grid, steps=12), spec).batch(np.array([3]), 1)  # type: ignore[arg-type]
+    sample = Sample(*(torch.from_numpy(array) for array in (found.frames, found.targets, found.forcings)))
+    loss = generator.loss(sample, noise_for(generator, 2, 1, 2), FULL)
+    assert math.isfinite(float(loss.total.detach()))
+    assert loss.parts["kl"] > 0
+
+
+# --- the perturbed initial state
+
+
+@torch.no_grad()
+def test_the_perturbation_is_centred_on_the_analysis_keeps_its_tendency_and_leaves_diagnostics_alone(
+    spec: Spec, sample: Sample
+) -> None:
+    generator, noise = scrambled(spec), noise_for(scrambled(spec), 3)
+    start, mirrored = (generator.initial(sample.frames, sample.forcings[:, 0], sign * noise).frames for sign in (1, -1))
+    torch.testing.assert_close((start + mirrored) / 2, sample.frames, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(start[:, 1] - start[:, 0], sample.frames[:, 1] - sample.frames[:, 0], atol=1e-5, rtol=1e-4)
+    rain = spec.channels.index(RAIN)
+    assert torch.equal(start[:, :, rain], sample.frames[:, :, rain])
+    others = [i for i in range(len(spec.channels)) if i != rain]
+    assert (start != sample.frames)[:, :, others].any((-1, -2)).all()
+
+
+@torch.no_grad()
+def test_the_forcing_at_lead_0_is_not_looked_at(spec: Spec, sample: Sample) -> None:
+    """There is no step yet whose forcing it could be: engines pass zeros, validation the first step's."""
+    generator, noise = scrambled(spec), noise_for(scrambled(spec), 3)
+    one, other = (
+        generator.initial(sample.frames, forcing, noise) for forcing in (sample.forcings[:, 0], sample.forcings[:, 1] + 1)
+    )
+    assert torch.equal(one.frames, other.frames)
+
+
+@torch.no_grad()
+def test_the_perturbation_is_smooth_around_the_globe_and_across_the_poles(spec: Spec, sample: Sample) -> None:
+    """Beyond the Nyquist wavenumber of the coarse cells is little of it, and no seam at 0 E or at the poles."""
+    generator = scrambled(spec)
+    for head in (generator.prior_net.to_fields.conv.weight, generator.prior_net.to_fields.conv.bias):
+        head.zero_()  # a prior of the same width everywhere
+    frames = sample.frames[:1].expand(200, -1, -1, -1, -1)
+    start = generator.initial(frames, torch.zeros(200, 6, 8, 16), noise_for(generator, 200)).frames[:, -1] - frames[:, -1]
+    temperature = start[:, spec.channels.index("2m_temperature")].double()
+    power = (torch.fft.rfft(temperature, dim=-1).abs() ** 2).mean((0, 1))
+    assert float(power[5:].sum() / power[1:].sum()) < 0.1  # white noise would have half of it there
+    jumps = (temperature.roll(-1, -1) - temperature).square().mean((0, 1)).view(8, 2)
+    assert float(jumps[:, 1].max() / jumps[:, 1].min()) < 2  # between cells, that across 0 E among them
+    wind = start[:, spec.channels.index("10m_v_component_of_wind")].double()
+    for field, sign in ((temperature, 1), (wind, -1)):
+        across = (field[:, -1] * sign * field[:, -1].roll(8, -1)).mean() / field[:, -1].square().mean()
+        along = (field[:, -1] * field[:, -2]).mean() / (field[:, -1].square().mean() * field[:, -2].square().mean()).sqrt()
+        assert across > 0.4
+        assert along > 0.4
+
+
+@torch.no_grad()
+def test_the_perturbation_keeps_the_global_means_that_steps_keep(sample: Sample) -> None:
+    spec = vae_spec(conserve=["geopotential_500"])
+    generator, noise = scrambled(spec), noise_for(scrambled(spec), 3)
+    change = generator.initial(sample.frames, sample.forcings[:, 0], noise).frames - sample.frames
+    means = (change * generator.increments.area).mean((-2, -1))
+    assert float(means[:, :, spec.channels.index("geopotential_500")].abs().max()) < 1e-6
+    assert float(means[:, :, spec.channels.index("2m_temperature")].abs().max()) > 1e-4
+
+
+@torch.no_grad()
+def test_it_can_be_left_out(sample: Sample) -> None:
+    generator = scrambled(vae_spec(perturb_initial=False))
+    assert torch.equal(generator.initial(sample.frames, sample.forcings[:, 0], noise_for(generator, 3)).frames, sample.frames)
+    assert not [name for name, _ in generator.named_parameters() if name.startswith("perturbation")]
+
+
+@pytest.mark.parametrize("start", [0.02, 3.0])
+def test_the_crps_of_the_first_step_teaches_its_size(start: float) -> None:
+    """Under a network that persists without spread, perturbations grow or shrink to the spread of the world's own step."""
+    data = gaussian_world.world(400, seed=1)
+    generator = untrained(vae_spec(data, local_noise=4))
+    for name, value in generator.named_parameters():
+        value.requires_grad_(name.startswith("perturbation"))
+    with torch.no_grad():
+        generator.perturbation.to_local.weight.normal_(std=start / 6, generator=torch.Generator().manual_seed(0))
+    gaussian_world.fit(generator, data, Stage(members=2, alpha=1.0), updates=60, batch=8, rate=0.06)
+    found = diagnose(generator, data, 24)
+    assert 0.85 < found["ssr"] < 1.15
+    assert 0.5 < found["initial_spread"] < 1.1
+
+
+# --- the loss
+
+
+def test_the_loss_is_prior_crps_and_weighted_posterior_crps_and_kl_a_point_and_field(spec: Spec, sample: Sample) -> None:
+    generator = scrambled(vae_spec(free_bits=0.0), size=0.1)
+    noise = noise_for(generator, 2, 3, 3)
+    stage = Stage(members=2, rollout=2, posterior=0.5, kl=2.0, progress=0.7)
+    loss = generator.loss(sample, noise, stage)
+    n, weight = generator.latent_size, generator.increments.loss_weight()
+    with torch.no_grad():
+        prior, by_step = [], []
+        state = [generator.initial(sample.frames, sample.forcings[:, 0], noise[j, :, 0]) for j in range(2)]
+        for k in range(2):
+            state = [generator.step(state[j], sample.forcings[:, k], noise[j, :, k + 1]) for j in range(2)]
+            prior = torch.stack([generator.fields(each) for each in state])
+            by_step.append(float(ensemble_loss(prior, sample.targets[:, k], weight, stage)))
+        q = generator._encode(sample)[1]
+        unperturbed = type(state[0])(sample.frames)
+        seen = [generator.decode(unperturbed, sample.forcings[:, 0], q.draw(noise[j, :, 1, n : 2 * n])) for j in range(2)]
+        posterior = float(ensemble_loss(torch.stack([generator.fields(x) for x in seen]), sample.targets[:, 0], weight, stage))
+    assert [loss.parts["step_1"], loss.parts["step_2"], loss.parts["posterior"]] == pytest.approx([*by_step, posterior], rel=1e-4)
+    expected = np.mean(by_step) + 0.5 * posterior + 2.0 * loss.parts["kl"] / (4 * 8 * 16)
+    assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_weight_of_the_kl_divergence_rises_over_the_first_quarter_of_a_stage(sample: Sample) -> None:
+    generator = scrambled(vae_spec(free_bits=0.0), size=0.1)
+    noise = noise_for(generator, 2, 3, 2)
+
+    def total(progress: float) -> float:
+        return float(generator.loss(sample, noise, replace(FULL, kl=100.0, progress=progress)).total.detach())
+
+    rise = [total(progress) - total(0.0) for progress in (0.125, 0.25, 1.0)]
+    assert rise[0] == pytest.approx(rise[1] / 2, rel=1e-3)
+    assert rise[1] == pytest.approx(rise[2], rel=1e-3)
+    assert rise[2] > 0
+
+
+def test_free_bits_leave_a_channel_of_little_divergence_alone(sample: Sample) -> None:
+    """The divergence then has no gradient, and counts as much as the free nats of every latent number."""
+    generator = scrambled(vae_spec(free_bits=50.0), size=0.05)
+    noise = noise_for(generator, 2, 3, 2)
+    with_kl, without = (generator.loss(sample, noise, replace(FULL, kl=kl)).total for kl in (1.0, 0.0))
+    assert float((with_kl - without).detach()) == pytest.approx(50.0 * generator.latent_size / (4 * 8 * 16), rel=1e-4)
+    names = [name for name, _ in generator.named_parameters()]
+    for name, one, other in zip(
+        names,
+        *(torch.autograd.grad(each, list(generator.parameters()), retain_graph=True) for each in (with_kl, without)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, msg=name)
+
+
+def test_every_weight_gets_a_gradient(spec: Spec, sample: Sample) -> None:
+    generator = scrambled(spec)
+    generator.loss(sample, noise_for(generator, 2, 3, 3), replace(FULL, rollout=2)).total.backward()
+    assert [name for name, value in generator.named_parameters() if value.grad is None or not value.grad.any()] == []
+
+
+def test_recomputed_activations_give_the_same_gradients(spec: Spec, sample: Sample) -> None:
+    generator = scrambled(spec)
+    noise, stage = noise_for(generator, 2, 3, 3), replace(FULL, rollout=2)
+    grads = [
+        torch.autograd.grad(generator.loss(sample, noise, replace(stage, recompute=each)).total, list(generator.parameters()))
+        for each in (False, True)
+    ]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_stage_without_noise_is_deterministic_and_has_no_posterior(spec: Spec, sample: Sample) -> None:
+    generator = scrambled(spec)
+    silent = replace(FULL, members=1, noise=False)
+    found = [generator.loss(sample, noise_for(generator, 1, 3, 2, seed=seed), silent) for seed in (0, 1)]
+    assert float(found[0].total.detach()) == float(found[1].total.detach())
+    assert "posterior" not in found[0].parts
+
+
+def test_lead_intervals_reach_prior_posterior_and_decoder(spec: Spec, sample: Sample) -> None:
+    stds = (spec.tendency_std, tuple(1.4 * std for std in spec.tendency_std))
+    generator = scrambled(replace(spec, intervals=(12, 24), tendency_stds=stds), size=0.1)
+    noise = noise_for(generator, 2, 3, 2)
+    found = [generator.loss(sample._replace(hours=torch.full((3,), hours)), noise, FULL).parts for hours in (12, 24)]
+    plain = generator.loss(sample, noise, FULL).parts
+    assert found[0] == pytest.approx(plain)
+    assert found[1]["kl"] != pytest.approx(plain["kl"])
+    assert found[1]["step_1"] != pytest.approx(plain["step_1"])
+
+
+# --- does the latent live
+
+
+def diagnose(generator: VaeGenerator, data: xr.Dataset, count: int, members: int = 16) -> dict[str, float]:
+    found = samples_of(data, generator.spec).batch(np.linspace(5, data.sizes["time"] - 10, count).astype(int), 1)
+    sample = Sample(*(torch.from_numpy(array) for array in (found.frames, found.targets, found.forcings)))
+    return generator.diagnostics(sample, noise_for(generator, members, count, 2))
+
+
+def test_an_untrained_latent_is_reported_as_dead(spec: Spec) -> None:
+    found = diagnose(untrained(spec), weather(), 6)
+    assert [
+        found[name] for name in ("kl_mean", "kl_max", "active_units", "sensitivity", "initial_spread", "crps_gap", "ssr")
+    ] == [0] * 7
+    assert found["crps_prior"] > 0
+
+
+def test_what_the_prior_knows_already_is_no_activity(spec: Spec) -> None:
+    """A prior whose mean follows the weather, and a posterior that adds nothing."""
+    generator = scrambled(spec)
+    with torch.no_grad():
+        for head in (generator.posterior_net.to_fields.conv, generator.posterior_net.to_vector):
+            head.weight.zero_()
+            head.bias.zero_()
+    found = diagnose(generator, weather(), 6)
+    assert found["active_units"] == found["kl_max"] == 0
+    assert found["sensitivity"] > 0
+
+
+def test_options_of_the_family_are_checked_and_kept(spec: Spec) -> None:
+    filled = VaeOptions().filled()
+    assert {"noise", "local_noise", "free_bits", "perturb_initial", "encoder_width", "widths"} <= filled.keys()
+    with pytest.raises(InputError, match="model.options.encoder_width"):
+        model_section({"model": {"family": "vae", "options": {"encoder_width": 20}}})
+    with pytest.raises(InputError, match="model.options.local_noise"):
+        model_section({"model": {"family": "vae", "options": {"local_noise": 0}}})
+
+
+def test_the_decoder_takes_the_tensors_of_a_crps_network_of_the_same_options(spec: Spec) -> None:
+    crps, vae = (
+        build(replace(spec, family="crps", options={k: v for k, v in spec.options.items() if "encoder" not in k})),
+        untrained(spec),
+    )
+    theirs, ours = crps.state_dict(), vae.state_dict()
+    assert {name: value.shape for name, value in theirs.items()} == {
+        name: value.shape for name, value in ours.items() if name.startswith("net.")
+    }
