@@ -15,9 +15,11 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from data_pipeline.errors import InputError
+from data_pipeline.recipe import Section
 from data_pipeline.store import version
 from models.contract import Generator, Spec
 from models.crps import CrpsGenerator, CrpsOptions
+from models.latent_diffusion import LatentDiffusionGenerator, LatentDiffusionOptions
 from models.vae import VaeGenerator, VaeOptions
 
 FORMAT = "plumecast-checkpoint-1"
@@ -28,10 +30,14 @@ class Family(NamedTuple):
     """The class of a family, and its settings in [model.options]."""
 
     generator: type[Generator]
-    options: type[CrpsOptions]
+    options: type[Section]
 
 
-FAMILIES = {"crps": Family(CrpsGenerator, CrpsOptions), "vae": Family(VaeGenerator, VaeOptions)}
+FAMILIES = {
+    "crps": Family(CrpsGenerator, CrpsOptions),
+    "vae": Family(VaeGenerator, VaeOptions),
+    "latent_diffusion": Family(LatentDiffusionGenerator, LatentDiffusionOptions),
+}
 
 
 def build(spec: Spec) -> Generator:
