@@ -51,6 +51,13 @@ def _wavenumbers(axis: np.ndarray, count: int) -> np.ndarray:
     return np.geomspace(1.0, max(np.pi / 2 / spacing, 1.0), count)
 
 
+def cell_centres(axis: np.ndarray, count: int, cell: int) -> np.ndarray:
+    """Centres of `count` cells of `cell` neighbouring coordinates; beyond its end the axis goes on as it ended."""
+    beyond = axis[-1] + (axis[-1] - axis[-2]) * np.arange(1, cell * count - axis.size + 1)
+    centres: np.ndarray = np.concatenate([axis, beyond]).reshape(count, cell).mean(1)
+    return centres
+
+
 def sinusoidal(values: Tensor, width: int, longest: float = 1e4) -> Tensor:
     """Numbers (B,) as (B, width) cosines and sines of them times rates from 1 to 1 / longest (Vaswani et al. 2017); float32.
 
@@ -61,10 +68,9 @@ def sinusoidal(values: Tensor, width: int, longest: float = 1e4) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 
-def heads_of(width: int) -> int:
-    """Number of attention heads for a width: each at least 32 wide (64 beyond 512), a multiple of 4 for `SphereRotary`."""
-    most = max(1, width // (32 if width <= 512 else 64))
-    return next(heads for heads in range(most, 0, -1) if width % (4 * heads) == 0)
+def heads_of(width: int, least: int = 32) -> int:
+    """Number of attention heads for a width: each at least `least` wide, and a multiple of 4 as `SphereRotary` needs."""
+    return next(heads for heads in range(max(1, width // least), 0, -1) if width % (4 * heads) == 0)
 
 
 class Attention(nn.Module):

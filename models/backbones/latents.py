@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_pipeline.grid import Grid
+from models.backbones.network import Backbone
 from models.backbones.sphere import extend_globe, extend_region, pad_globe, pad_region
-from models.backbones.unet import Conv, UNet
+from models.backbones.unet import Conv
 
 
 class Domain(NamedTuple):
@@ -24,7 +25,7 @@ class Domain(NamedTuple):
     polar_rows: bool
 
     @classmethod
-    def of(cls, grid: Grid, net: UNet) -> Domain:
+    def of(cls, grid: Grid, net: Backbone) -> Domain:
         """The domain of a backbone's local fields."""
         cell = tuple((size + more) // n for size, more, n in zip(grid.shape, net.extra, net.local_shape[1:], strict=True))
         return cls(grid.shape, net.extra, cell, grid.is_global, net.polar_rows)
