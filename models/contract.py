@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from data_pipeline.errors import InputError
 from data_pipeline.forcings import plane_names
@@ -143,7 +144,7 @@ class Generator(nn.Module, ABC):
     """What every family implements, and all that the engine may call. A State is opaque to the engine.
 
     provenance, sha256: of the checkpoint, empty for an untrained one. compute_dtype: what the networks compute in; states, losses
-    and increments stay in float32.
+    and increments stay in float32. members_group: the processes that share the members of each sample in training.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -152,6 +153,7 @@ class Generator(nn.Module, ABC):
         self.provenance: dict[str, Any] = {}
         self.sha256 = ""
         self.compute_dtype = torch.float32
+        self.members_group: ProcessGroup | None = None
 
     @abstractmethod
     def noise_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -86,7 +86,7 @@ class CrpsGenerator(Generator):
                 else self.step(state, forcing, draw)
             )
             members = self.fields(state).unflatten(0, (m, b))
-            found = ensemble_loss(members, sample.targets[:, k], weight, stage)
+            found = ensemble_loss(members, sample.targets[:, k], weight, stage, self.members_group)
             parts[f"step_{k + 1}"] = float(found.detach())
             total = total + found / stage.rollout
         return Loss(total, parts)

@@ -53,13 +53,15 @@ class Increments(nn.Module):
         signs = [-1.0 if name.endswith(VECTORS_ACROSS_POLE) else 1.0 for name in names] + [1.0] * spec.n_planes
         self.pole_signs = torch.tensor(signs) if spec.grid.is_global else None
         self.step_hours = spec.step_hours
+        self.own_interval = (spec.intervals or (spec.step_hours,)).index(spec.step_hours)
+        self.conserves = bool(options.conserve)
         self.n_scalars = len(spec.intervals) if len(spec.intervals) > 1 else 0
         is_prognostic = torch.tensor([label in labels for label in spec.channels])
         rows = torch.tensor(spec.tendency_stds or (spec.tendency_std,), dtype=torch.float64)
         relative = rows / torch.tensor(spec.std, dtype=torch.float64)
         scales = torch.where(is_prognostic, relative, torch.ones_like(relative)).float()
         weights = torch.tensor([channel_weight(label, options) for label in spec.channels])
-        self._buffer("prognostic", torch.nonzero(is_prognostic)[:, 0])
+        self._buffer("prognostic", torch.tensor([i for i, label in enumerate(spec.channels) if label in labels]))
         self._buffer("carried", is_prognostic.float().view(-1, 1, 1))
         self._buffer("conserved", torch.tensor([float(label in options.conserve) for label in spec.channels]).view(-1, 1, 1))
         self._buffer("scales", scales[..., None, None])
@@ -77,7 +79,7 @@ class Increments(nn.Module):
     def scale(self, hours: Tensor | None) -> Tensor:
         """Tendency std over std, 1 for diagnostic channels: (C, 1, 1) for the spec's own step, (B, C, 1, 1) for hours (B,)."""
         if hours is None:
-            return self.scales[int(torch.nonzero(self.intervals == self.step_hours)[0, 0])]
+            return self.scales[self.own_interval]
         return self.scales[torch.searchsorted(self.intervals, hours)]
 
     def interval(self, hours: Tensor | None, rows: int) -> list[Tensor]:
@@ -91,7 +93,7 @@ class Increments(nn.Module):
     def advance(self, frames: Tensor, out: Tensor, hours: Tensor | None = None) -> Tensor:
         """Frames one step later, in float32 as increments are small beside the state; out (B, C, H, W): the network's answer."""
         out = out.float()
-        if bool(self.conserved.any()):
+        if self.conserves:
             out = out - self.conserved * (out * self.area).mean((-2, -1), keepdim=True)
         new = frames[:, -1] * self.carried + self.scale(hours) * out
         return torch.cat([frames[:, 1:], new.unsqueeze(1)], 1)

@@ -75,8 +75,8 @@ def prove(path: Path, device: str = "cpu") -> Verdict:
     verdict = Verdict(_sha256(forecast) == about["sha256"], difference, tolerance, about)
     if not verdict.identical and not difference <= tolerance:
         raise GateError(
-            f"{path} does not compute what it did: its sample forecast differs by {difference:.3g} of the tendency std (at "
-            f"most {tolerance:g} is right). It was made with {installation_text(about)}; here: {installation_text(_installation())}"
+            f"{path} does not compute what it did: its sample forecast differs by {difference:.3g} of the tendency std "
+            f"(tolerance {tolerance:g}). It was made with {installation_text(about)}; here: {installation_text(_installation())}"
         )
     return verdict
 

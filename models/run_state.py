@@ -48,6 +48,7 @@ class Run:
         self.recipe = {"spec": spec.as_dict(), "training": options.decisive()}
         self._resume()
         self.provenance |= self.start
+        self.model.members_group = ranks.group
         if options.compile:
             for part in self.model.children():
                 part.compile()

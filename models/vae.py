@@ -140,7 +140,7 @@ class VaeGenerator(CrpsGenerator):
         prior, posterior = self._encode(sample)
         latent = posterior.draw(noise[:, :, 1, self.latent_size : 2 * self.latent_size])
         members = self._first_step(sample, latent, recompute=stage.recompute)
-        found = ensemble_loss(members, sample.targets[:, 0], self.increments.loss_weight(sample.hours), stage)
+        found = ensemble_loss(members, sample.targets[:, 0], self.increments.loss_weight(sample.hours), stage, self.members_group)
         by_channel, sizes = self._kl_by_channel(prior, posterior)
         held = (by_channel.clamp(min=self.free_bits) * sizes).sum() / sample.targets[0, 0].numel()
         weight = stage.kl * min(1.0, stage.progress / WARM_UP)
