@@ -72,6 +72,9 @@ def forecast(
     every: Annotated[str, typer.Option(help="interval of the range")] = "24h",
     count: Annotated[int | None, typer.Option(help="this many, spread evenly over the range, instead of --every")] = None,
     days: Annotated[float, typer.Option(help="length of the forecast")] = 10.0,
+    step: Annotated[
+        str | None, typer.Option(help="lead interval, as 24h, of those that the checkpoint learned; its shortest unless given")
+    ] = None,
     members: Annotated[int, typer.Option(min=1, help="ensemble size; member k is the same whatever the size")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="seed of the noise")] = 0,
     noise_scale: Annotated[float | None, typer.Option(help="multiplies the noise; the checkpoint's own unless given")] = None,
@@ -105,7 +108,8 @@ def forecast(
     if initial_number is not None and initial_states is None:
         raise InputError("--initial-number chooses a state of a store: give --initial-states too")
     devices = [name.strip() for name in device.split(",")]
-    generators = [models.load(path, devices[0]) for path in checkpoint or [models.shipped()]]
+    hours = None if step is None else _whole_hours(step)
+    generators = [models.load(path, devices[0], step_hours=hours) for path in checkpoint or [models.shipped()]]
     spec = generators[0].spec
     data = open_analysis(analysis)
     started = InitialStates(open_forecast(initial_states), initial_number) if initial_states is not None else None
@@ -227,6 +231,15 @@ def _inits(
     except ValueError as error:
         raise InputError(f"initialisations: {error}; write stamps as 2007-01-11T00, intervals as 24h") from None
     raise InputError("give --init (repeated), or --start and --stop with --every or --count")
+
+
+def _whole_hours(text: str) -> int:
+    from data_pipeline.errors import InputError
+
+    number = text.removesuffix("h")
+    if not (number.isascii() and number.isdigit() and text.endswith("h")):
+        raise InputError(f"--step {text!r}: expected whole hours, as 12h or 24h")
+    return int(number)
 
 
 def _period(given: tuple[str, str] | None, model: xr.Dataset | None, kind: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,11 +64,14 @@ def save(
     return write_tensors(path, {name: value.detach().to(dtype) for name, value in weights.items()}, header)
 
 
-def load(path: str | Path, device: str = "cpu") -> Generator:
+def load(path: str | Path, device: str = "cpu", *, step_hours: int | None = None) -> Generator:
     """The generator of a checkpoint, in evaluation mode, weights in float32.
 
+    step_hours: the lead interval that it steps, one of those that it was trained on (`Spec.intervals`); the spec's step unless
+    given. Weights, and knobs fitted on validation, are the same for all.
+
     Sets `.provenance` (dict) and `.sha256` on it. Raises InputError for a missing file, another format, tensors that do not fit
-    the spec or are not finite, or a device that is not there.
+    the spec or are not finite, an interval that it was not trained on, or a device that is not there.
     """
     path = Path(path)
     check_device(device)
@@ -79,7 +83,8 @@ def load(path: str | Path, device: str = "cpu") -> Generator:
     tensors = {name: value for name, value in everything.items() if not name.startswith(PROOF)}
     if header.get("format") != FORMAT:
         raise InputError(f"{path} is not a plumecast checkpoint (format {header.get('format')!r}, expected {FORMAT!r})")
-    generator = build(Spec.from_dict(json.loads(header["spec"])))
+    spec = Spec.from_dict(json.loads(header["spec"]))
+    generator = build(spec if step_hours is None else _stepping(spec, step_hours, path))
     try:
         generator.load_state_dict({name: value.float() for name, value in tensors.items()})
     except RuntimeError as error:
@@ -90,6 +95,17 @@ def load(path: str | Path, device: str = "cpu") -> Generator:
     generator.provenance = json.loads(header["provenance"])
     generator.sha256 = file_sha256(path)
     return generator.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def _stepping(spec: Spec, hours: int, path: Path) -> Spec:
+    """The spec of the same weights with another step."""
+    rows = dict(zip(spec.intervals, spec.tendency_stds, strict=True)) or {spec.step_hours: spec.tendency_std}
+    if hours not in rows:
+        raise InputError(
+            f"checkpoint {path} steps {' or '.join(map(str, rows))} h; asked for {hours} h: train it with that among "
+            f"model.intervals"
+        )
+    return replace(spec, step_hours=hours, tendency_std=rows[hours])
 
 
 def check_device(device: str) -> None:

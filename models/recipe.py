@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from data_pipeline import statistics
 from data_pipeline.batches import Samples
 from data_pipeline.errors import InputError
 from data_pipeline.forcings import Forcings, plane_names, standardised_static
 from data_pipeline.kept import Kept
-from data_pipeline.recipe import Section, section
+from data_pipeline.recipe import Hours, Section, section
 from data_pipeline.schema import channels_of
 from data_pipeline.statistics import Periods, format_period
 from models.checkpoint import FAMILIES
@@ -29,10 +29,17 @@ OptionsT = TypeVar("OptionsT", bound=Section)
 
 
 class ModelOptions(Section, Generic[OptionsT]):
-    """Section [model]: the family, its inputs, and [model.options] of the family itself."""
+    """Section [model]: the family, its inputs, and [model.options] of the family itself.
+
+    intervals: lead intervals that one model learns to step, as ["12h", "24h"]; training draws one for each sample, which keeps
+    it over its roll-out (Nguyen et al. 2024, arXiv 2312.03876). `step`, at which validation scores it, is the shortest. The
+    intervals are apart in input frames and targets alike; what is accumulated keeps its own window, the hours before each
+    stamp: after a step of 24 h total_precipitation_12hr is that of the last 12 h.
+    """
 
     family: str = "crps"
     step: str = "12h"
+    intervals: tuple[Hours, ...] = ()
     frames: int = Field(default=2, ge=1)
     diagnostic: tuple[str, ...] = ()
     forcings: tuple[str, ...] = ("season", "position")
@@ -46,30 +53,53 @@ class ModelOptions(Section, Generic[OptionsT]):
             raise ValueError(f"{value!r} is not a whole number of hours")
         return value
 
+    @model_validator(mode="after")
+    def _step_is_shortest(self) -> ModelOptions[OptionsT]:
+        if self.intervals and self.interval_hours[0] != self.step_hours:
+            raise ValueError(
+                f"intervals {list(self.intervals)}: the shortest must be the step, {self.step}; any of them can be stepped "
+                f"in a forecast (--step)"
+            )
+        return self
+
     @property
     def step_hours(self) -> int:
         """The step in hours."""
         return int(pd.Timedelta(self.step) / pd.Timedelta("1h"))
 
+    @property
+    def interval_hours(self) -> tuple[int, ...]:
+        """The intervals in hours, ascending; the step alone unless others are given."""
+        return tuple(sorted({int(interval.removesuffix("h")) for interval in self.intervals or (f"{self.step_hours}h",)}))
+
 
 def make_spec(
     analysis: xr.Dataset, statistics: xr.Dataset, *, family: str, diagnostic: tuple[str, ...], forcings: tuple[str, ...],
     step_hours: int, frames: int, training_period: str, validation_period: str, options: dict[str, Any],
+    intervals: Sequence[int] = (),
 ) -> Spec:  # fmt: skip
-    """The Spec of a new model from an analysis, its statistics and the recipe."""
+    """The Spec of a new model from an analysis, its statistics and the recipe.
+
+    statistics: with `tendency_std_by_step` over step_hours and the intervals. intervals: ascending, in hours; one alone is none.
+    """
     labels = tuple(str(label) for label in statistics["channel"].values)
     unknown = [label for label in diagnostic if label not in labels]
     if unknown:
         raise InputError(f"model.diagnostic names {', '.join(unknown)}; the channels are {', '.join(labels)}")
 
-    def numbers(name: str) -> tuple[float, ...]:
-        return tuple(float(value) for value in statistics[name].values)
+    def numbers(values: xr.DataArray) -> tuple[float, ...]:
+        return tuple(map(float, values.values))
+
+    changes = statistics["tendency_std_by_step"]
+    several = tuple(intervals) if len(intervals) > 1 else ()
 
     return Spec(
         family=family, channels=labels, diagnostic=diagnostic, forcings=forcings,
         latitude=tuple(map(float, analysis["latitude"].values)), longitude=tuple(map(float, analysis["longitude"].values)),
-        step_hours=step_hours, frames=frames, mean=numbers("mean"), std=numbers("std"), tendency_std=numbers("tendency_std"),
-        training_period=training_period, validation_period=validation_period, options=options,
+        step_hours=step_hours, frames=frames, mean=numbers(statistics["mean"]), std=numbers(statistics["std"]),
+        tendency_std=numbers(changes.sel(step=step_hours)), training_period=training_period,
+        validation_period=validation_period, options=options, intervals=several,
+        tendency_stds=tuple(numbers(changes.sel(step=hours)) for hours in several),
     )  # fmt: skip
 
 
@@ -95,11 +125,11 @@ def plan_training(
     options = section(recipe, "training", TrainingOptions)
     plane_names(model.forcings)
     channels = channels_of(analysis)
-    moments = statistics.compute(analysis, channels, training, kept=kept)
+    moments = statistics.compute(analysis, channels, training, steps=model.interval_hours, kept=kept)
     spec = make_spec(
         analysis, moments, family=model.family, diagnostic=model.diagnostic, forcings=model.forcings,
         step_hours=model.step_hours, frames=model.frames, training_period=format_period(training),
-        validation_period=format_period(validation), options=model.options.filled(),
+        validation_period=format_period(validation), options=model.options.filled(), intervals=model.interval_hours,
     )  # fmt: skip
     forcings = Forcings(model.forcings, spec.grid, spec.step, standardised_static(analysis, model.forcings))
 
