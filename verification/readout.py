@@ -211,6 +211,19 @@ def event_ratios(sums: xr.Dataset, members: int) -> xr.Dataset:
     )
 
 
+def binned_ranks(shares: xr.DataArray, bins: int) -> xr.DataArray:
+    """A rank histogram (..., rank) in `bins` bins of as many neighbouring ranks each, (..., bin), scaled so that flat is 1.
+
+    Bins show the shape of a histogram of few cases, whose single ranks show noise. Raises InputError unless M + 1 ranks fill
+    `bins` bins of one size.
+    """
+    ranks = shares.sizes["rank"]
+    if bins < 1 or ranks % bins:
+        raise InputError(f"binned_ranks: {ranks} ranks do not fill {bins} bins of one size; expected a divisor of {ranks}")
+    grouped = shares.coarsen(rank=ranks // bins).reduce(np.sum).rename(rank="bin").assign_coords(bin=np.arange(bins))
+    return (grouped * bins).rename("binned_ranks").assign_attrs(ranks_per_bin=ranks // bins)
+
+
 def quantile_scores(state: xr.Dataset, region: str | None = None) -> xr.DataArray:
     """Mean pinball of the ensemble's quantiles (type 7), (channel, prediction_timedelta, quantile), in units of the channel."""
     sums = zone_sums(state, ["quantile_score", "truth_weight"], region).sum("time")

@@ -9,7 +9,9 @@ against the truth. Every skill is paired: on common dates, intervals from joint 
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,24 +40,40 @@ def main() -> None:
         f"{first.sizes['time']} initialisations, {pd.Timestamp(first['time'].values[0]):%Y-%m-%d} to "
         f"{pd.Timestamp(first['time'].values[-1]):%Y-%m-%d}; {first.attrs['members']} members; fair CRPS; 95 % intervals\n"
     )
+    shown = {label: states[name] for name, label in MODELS.items()}
     print("## CRPS, and its ratio to the climatology's\n")
-    rows(states, lambda state, channel, lead: against(state, states["climatology"], channel, lead))
+    print(table(shown, lambda state, channel, lead: against(state, states["climatology"], channel, lead)))
     print("\n## Spread-skill ratio\n")
-    rows(states, spread_skill)
+    print(table(shown, spread_skill))
     for reference in ("perfect", "imperfect"):
         print(f"\n## CRPS over that of the {reference} model, paired (p of the test)\n")
-        chosen = {name: states[name] for name in MODELS if name not in ("perfect", reference)}
-        rows(chosen, lambda state, channel, lead, other=states[reference]: over(state, other, channel, lead))
+        chosen = {label: states[name] for name, label in MODELS.items() if name not in ("perfect", reference)}
+        print(table(chosen, functools.partial(paired_cell, states[reference])))
 
 
-def rows(states: dict[str, xr.Dataset], cell) -> None:  # type: ignore[no-untyped-def]
-    print("| | | " + " | ".join(LEADS) + " |\n|---|---|" + "---|" * len(LEADS))
-    for channel in CHANNELS:
-        for i, name in enumerate(name for name in MODELS if name in states):
-            style = style_of(channel)
-            label = f"{style.label} ({readable_units(style.difference_units)})" if i == 0 else ""
-            cells = [cell(states[name], channel, lead) for lead in LEADS.values()]
-            print(f"| {label} | {MODELS[name]} | " + " | ".join(cells) + " |")
+def paired_cell(reference: xr.Dataset, state: xr.Dataset, channel: str, lead: np.timedelta64) -> str:
+    return over(state, reference, channel, lead)
+
+
+def table(
+    states: Mapping[str, xr.Dataset],
+    cell: Callable[[xr.Dataset, str, np.timedelta64], str],
+    *,
+    channels: Sequence[str] = CHANNELS,
+    leads: Mapping[str, np.timedelta64] = LEADS,
+    units: bool = True,
+) -> str:
+    """Markdown: a row for each channel and model {label: state} that has it; cells: cell(state, channel, lead)."""
+    lines = ["| | | " + " | ".join(leads) + " |", "|---|---|" + "---|" * len(leads)]
+    for channel in channels:
+        style = style_of(channel)
+        label = f"{style.label} ({readable_units(style.difference_units)})" if units else style.label
+        for name, state in states.items():
+            if channel in state["channel"].values:
+                cells = [cell(state, channel, lead) for lead in leads.values()]
+                lines.append(f"| {label} | {name} | " + " | ".join(cells) + " |")
+                label = ""
+    return "\n".join(lines)
 
 
 def against(state: xr.Dataset, climatology: xr.Dataset, channel: str, lead: np.timedelta64) -> str:

@@ -235,6 +235,17 @@ def test_a_gap_leaves_a_belt_without_spectrum_and_does_not_count() -> None:
     assert np.isnan(readout.spectra(evaluate(DATA, holed)).sel(channel=name, belt=belt)["ratio"]).all()
 
 
+def test_ranks_gather_in_bins_of_one_size() -> None:
+    shares = xr.DataArray([[0.1, 0.2, 0.3, 0.1, 0.1, 0.2], [1 / 6] * 6], dims=("channel", "rank"))
+    np.testing.assert_allclose(readout.binned_ranks(shares, 3), [[0.9, 1.2, 0.9], [1, 1, 1]], rtol=1e-15)
+    np.testing.assert_allclose(readout.binned_ranks(shares, 6), 6 * shares, rtol=1e-15)
+    np.testing.assert_allclose(readout.binned_ranks(readout.scores_table(STATE)["rank_histogram"], 1), 1, rtol=1e-12)
+    gap = shares.where(shares["rank"] != 1)
+    assert np.isnan(readout.binned_ranks(gap, 2)).values.tolist() == [[True, False]] * 2
+    with pytest.raises(InputError, match="6 ranks do not fill 4 bins"):
+        readout.binned_ranks(shares, 4)
+
+
 def test_skill_is_over_identical_points_not_over_equal_weights() -> None:
     data, other = DATA.copy(deep=True), DATA.copy(deep=True)
     for which, column in ((data, 3), (other, 9)):
