@@ -173,7 +173,7 @@ class LatentDiffusionGenerator(Generator):
         return Loss(total, {"reconstruction": float(total.detach())})
 
     def _denoising_loss(self, latents: Tensor, sample: Sample, noise: Tensor) -> Loss:
-        """EDM's loss of the change of the latents (M, B, F + 1, k, h, w), area-weighted; every member has a level of its own."""
+        """EDM's loss of the change of the latents (M, B, F + 1, k, h, w); every member has a noise level of its own."""
         draws = noise[:, :, 1].flatten(0, 1)
         size = latents[0, 0, 0].numel()
         sigma = (self.options.sigma_mean + self.options.sigma_std * draws[:, :1, None, None]).exp()
@@ -182,22 +182,30 @@ class LatentDiffusionGenerator(Generator):
         factors = preconditioning(sigma)
         context = self._context(past, sample.forcings[:, 0].repeat(len(latents), 1, 1, 1))
         out = self._network(factors.into * noisy, factors.level.flatten(), context)
-        squared = (out - regression_target(clean, noisy, sigma)).square() * self.autoencoder.area
+        squared = (out - regression_target(clean, noisy, sigma)).square() * self._weight()
         by_sample = squared.mean((1, 2, 3))
         return Loss(
             by_sample.mean(), _in_bins(by_sample.detach(), sigma.flatten(), self.options.sigma_mean, self.options.sigma_std)
         )
 
     def _one_pass_loss(self, latents: Tensor, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
-        """Almost-fair CRPS of the members' latents one step on, in units of the change, area-weighted (AtlasCRPS)."""
+        """Almost-fair CRPS of the members' latents one step on, in units of the change (AtlasCRPS)."""
         m, b = latents.shape[:2]
         draws = noise[:, :, 1].flatten(0, 1)
         size = latents[0, 0, 0].numel()
         past, clean = self._disturbed(latents.flatten(0, 1), draws[:1, 1 + size :].expand(m * b, -1))
         context = self._context(past, sample.forcings[:, 0].repeat(m, 1, 1, 1))
         members = self._network(draws[:, 1 : 1 + size].view_as(clean), draws.new_zeros(m * b), context)
-        total = ensemble_loss(members.unflatten(0, (m, b)), clean[:b], self.autoencoder.area.expand(clean.shape[1:]), stage)
+        total = ensemble_loss(members.unflatten(0, (m, b)), clean[:b], self._weight(), stage)
         return Loss(total, {"step_1": float(total.detach())})
+
+    def _weight(self) -> Tensor:
+        """Of a squared error of changes (k, h, w): area, and the std of a channel's change before z-scoring, of mean 1.
+
+        A latent channel is a share of all fields in units in which they count alike: one that hardly moves matters little.
+        """
+        size = self.std * self.change
+        return self.autoencoder.area * size / size.mean()
 
     def _disturbed(self, latents: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Noisy past latents (n, F, k, h, w), and the change that leads from the last of them to the true next ones.
