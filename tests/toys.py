@@ -100,15 +100,16 @@ def spec_of(
     diagnostic: tuple[str, ...] = (),
     forcings: tuple[str, ...] = FORCINGS,
     frames: int = 2,
+    intervals: tuple[int, ...] = (),
     **options: Any,
 ) -> Spec:
     """The spec of a tiny network on all channels of an analysis."""
     chosen = training or period(data)
     step = np.diff(data["time"].values).min() / np.timedelta64(1, "h")
     return make_spec(
-        data, statistics.compute(data, channels_of(data), chosen), family="crps", diagnostic=diagnostic, forcings=forcings,
-        step_hours=int(step), frames=frames, training_period=format_period(chosen),
-        validation_period=format_period(validation or chosen), options={**OPTIONS, **options},
+        data, statistics.compute(data, channels_of(data), chosen, steps=intervals), family="crps", diagnostic=diagnostic,
+        forcings=forcings, step_hours=int(step), frames=frames, training_period=format_period(chosen),
+        validation_period=format_period(validation or chosen), options={**OPTIONS, **options}, intervals=intervals,
     )  # fmt: skip
 
 
