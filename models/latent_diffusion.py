@@ -36,7 +36,8 @@ class LatentDiffusionOptions(AutoencoderOptions, DenoiserOptions, FieldOptions):
 
     latent_noise: on latents while the decoder is trained alone. past_noise: on the past latents in training. sigma_mean,
     sigma_std: of ln(sigma) in training. sampler, levels, sigma_max, sigma_min, rho, churn and its range: of sampling; they may be
-    changed after training. one_pass: no diffusion; one evaluation turns noise into a forecast, trained on the CRPS of latents.
+    changed after training. Few levels widen what is sampled: 15 make a Gaussian 5 % too wide from sigma 80, 3 % from 20.
+    one_pass: no diffusion; one evaluation turns noise into a forecast, trained on the CRPS of latents.
     """
 
     latent_noise: float = Field(default=0.07, ge=0)
@@ -45,7 +46,7 @@ class LatentDiffusionOptions(AutoencoderOptions, DenoiserOptions, FieldOptions):
     sigma_std: float = Field(default=1.2, gt=0)
     sampler: Literal["heun", "dpm2m"] = "dpm2m"
     levels: int = Field(default=15, ge=2)
-    sigma_max: float = Field(default=80.0, gt=0)
+    sigma_max: float = Field(default=20.0, gt=0)
     sigma_min: float = Field(default=0.03, gt=0)
     rho: float = Field(default=7.0, gt=0)
     churn: float = Field(default=0.0, ge=0)
