@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from models.validation import Validation
+
+TFLOPS = 989.0  # peak of an H100 SXM in bfloat16, dense (NVIDIA's data sheet)
+UTILISATION = 0.3  # of the peak; what convolutions and norms of this size leave of it, an assumption
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +27,12 @@ def train(
     out: Annotated[Path | None, typer.Option(help="work folder; runs/<recipe name> unless given")] = None,
     analysis: Annotated[Path | None, typer.Option(help="analysis store; <out>/analysis.zarr unless given")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan and stop")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be done with this analysis, and stop")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="show what it takes in memory and hours, and stop; no analysis")] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="--plan: GPUs that share the work")] = 1,
+    grid: Annotated[str | None, typer.Option(help="--plan: another grid, as 240x121 or 1440x721")] = None,
+    tflops: Annotated[float, typer.Option(help="--plan: peak 1e12 operations a second of one; default: H100, bfloat16")] = TFLOPS,
+    utilisation: Annotated[float, typer.Option(help="--plan: share of the peak that is reached; an assumption")] = UTILISATION,
 ) -> None:
     """Train a generator on an ingested analysis.
 
@@ -43,10 +51,13 @@ def train(
     from models.progress import TrainingDisplay, show_plan
     from models.recipe import plan_training, run_training
 
-    check_device(device)
     parts = read_recipe(recipe, settings or [])
     folder = out or Path("runs") / parts["name"]
     path = analysis or folder / "analysis.zarr"
+    if plan:
+        _show_plan(parts, path, gpus=gpus, grid=grid, tflops=tflops, utilisation=utilisation)
+        return
+    check_device(device)
     data, kept = open_analysis(path), read_kept(path)
     if dry_run:
         show_plan(*plan_training(parts, data, kept)[:3])
@@ -56,6 +67,27 @@ def train(
             checkpoint = run_training(parts, data, folder, device=own_device, report=display, kept=kept, ranks=ranks)
         if ranks.leads:
             typer.echo(f"checkpoint: {checkpoint}\nnext: plumecast forecast {path} --checkpoint {checkpoint} ...")
+
+
+def _show_plan(recipe: dict[str, Any], analysis: Path, *, gpus: int, grid: str | None, tflops: float, utilisation: float) -> None:
+    """Requirements of a recipe, and below them those of every preset of its network."""
+    from data_pipeline import open_analysis
+    from data_pipeline.grid import Grid
+    from data_pipeline.recipe import section
+    from models.backbones.network import PRESETS
+    from models.curriculum import TrainingOptions
+    from models.planning import plan_run, planned_spec, with_preset
+    from models.progress import show_requirements, show_sizes
+
+    chosen = Grid.named(grid) if grid else None
+    if chosen is None and recipe.get("analysis", {}).get("grid", "native") == "native" and analysis.exists():
+        chosen = Grid.of(open_analysis(analysis))
+    options, spec = section(recipe, "training", TrainingOptions), planned_spec(recipe, chosen)
+    show_requirements(plan_run(spec, options, gpus=gpus), tflops=tflops, utilisation=utilisation)
+    if spec.options.get("backbone") in PRESETS:
+        presets = PRESETS[spec.options["backbone"]]
+        plans = {name: plan_run(planned_spec(with_preset(recipe, name), chosen), options, gpus=gpus) for name in presets}
+        show_sizes(plans, tflops=tflops, utilisation=utilisation)
 
 
 def calibrate(

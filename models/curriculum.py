@@ -15,6 +15,7 @@ from torch import Tensor
 from data_pipeline.batches import Batch, Order
 from data_pipeline.recipe import Section
 from models.contract import Spec, Stage
+from models.precision import Precision
 
 
 class StageOptions(Section):
@@ -69,7 +70,7 @@ class TrainingOptions(Section):
     initial: str = ""
     warm_start: str = ""
     stages: tuple[StageOptions, ...] = Field(min_length=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     compile: bool = False
     members_over: int = Field(default=1, ge=1)
     weight_decay: float = 0.05

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -17,6 +17,9 @@ from models.contract import Spec
 from models.curriculum import TrainingOptions
 from models.training import Progress as Update
 from models.validation import Reconstruction, Validation
+
+if TYPE_CHECKING:
+    from models.planning import TrainingPlan
 
 QUIET_SECONDS = 60.0  # a line at least as often where there is no bar
 
@@ -98,3 +101,44 @@ def show_plan(spec: Spec, options: TrainingOptions, training: Samples) -> None:
             f"{stage.rollout} steps = {work:,} network passes, rate {stage.rate:g} to {stage.final_rate:g}"
         )
     console.print(f"{passes:,} network passes forward and backward in all")
+
+
+def show_requirements(plan: TrainingPlan, *, tflops: float, utilisation: float) -> None:
+    """Print what a training takes on each GPU, and how long."""
+    console = Console()
+    spec, options = plan.spec, plan.spec.options
+    console.print(
+        f"{spec.family} generator, preset {options.get('preset', '-')}: {plan.parameters:,} parameters, "
+        f"{len(spec.channels)} channels on {spec.grid}, {spec.frames} frames, {spec.n_planes} forcing planes"
+    )
+    console.print(
+        f"on each of {plan.gpus} GPUs: weights {_size(plan.weights)}, average {_size(plan.average)}, gradients "
+        f"{_size(plan.gradients)}, AdamW moments {_size(plan.moments)}"
+    )
+    for each in plan.stages:
+        stage = each.stage
+        console.print(
+            f"  {stage.name}: {stage.iterations:,} updates of {stage.batch} samples x {stage.members} members x "
+            f"{stage.rollout} steps; {each.pass_flops / 1e9:,.1f} GFLOP a step of a member, {each.flops / 1e12:,.2f} TFLOP "
+            f"an update, activations {_size(each.activations)}"
+        )
+    console.print(
+        f"{_size(plan.peak)} at the peak, temporaries not counted; {plan.flops / 1e15:,.3g} PFLOP in all: "
+        f"{plan.hours(tflops, utilisation):,.2g} hours at {utilisation:.0%} of {tflops:g} TFLOP/s, validations not counted"
+    )
+
+
+def show_sizes(plans: Mapping[str, TrainingPlan], *, tflops: float, utilisation: float) -> None:
+    """Print what each preset would take, a line each."""
+    console = Console()
+    console.print(f"{'preset':<8}{'parameters':>14}{'GFLOP a step':>14}{'activations':>13}{'peak':>11}{'hours':>9}")
+    for preset, plan in plans.items():
+        largest = max(plan.stages, key=lambda each: each.activations)
+        console.print(
+            f"{preset:<8}{plan.parameters:>14,}{largest.pass_flops / 1e9:>14,.1f}{_size(largest.activations):>13}"
+            f"{_size(plan.peak):>11}{plan.hours(tflops, utilisation):>9,.2g}"
+        )
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

@@ -20,6 +20,7 @@ from models.contract import Loss, Sample, Spec, Stage
 from models.curriculum import TrainingOptions, Update
 from models.distributed import ALONE, Ranks
 from models.metrics import MetricsLog, Tally
+from models.precision import loss_and_gradients
 from models.starting_weights import start_from
 from models.validation import Reconstruction, Validation
 
@@ -55,30 +56,17 @@ class Run:
         if ranks.leads:
             self.metrics = MetricsLog(self.folder, self.iteration, tensorboard=options.tensorboard)
 
-    def loss(self, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
-        """The loss in the precision asked for; gradients land on the float32 weights."""
-        if self.options.precision == "float32":
-            return self.model.loss(sample, noise, stage)
-        if self.device.type != "cpu":
-            with torch.autocast(self.device.type, torch.bfloat16):
-                return self.model.loss(sample, noise, stage)
-        # on a CPU weights cast once an update are faster: autocast would cast at every layer, and run norms in float32
-        self.model.compute_dtype = torch.bfloat16
-        low = {name: value.to(torch.bfloat16) for name, value in self.model.named_parameters()}
-        found: Loss = torch.func.functional_call(self.model, low, (sample, noise, stage))
-        return found
+    def gradients(self, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
+        """The loss in the precision asked for, and its gradients in the float32 weights."""
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss_and_gradients(self.model, sample, noise, stage, self.options.precision)
 
     def step(self, loss: Loss, rate: float) -> float:
-        """Backward, mean over the processes, clipping, update. Returns the loss, the same on every process.
+        """Mean of the gradients over the processes, clipping, update. Returns the loss, the same on every process.
 
         Nothing is changed if it or the norm of the gradient is not finite: then NaN is returned.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        found = loss.total.detach().float()
-        parts = torch.tensor(list(loss.parts.values()), device=self.device)
+        found, parts = loss.total.detach().float(), torch.tensor(list(loss.parts.values()), device=self.device)
         weights = [value for value in self.model.parameters() if value.grad is not None]
         self.ranks.mean_([found, parts, *[value.grad for value in weights if value.grad is not None]])
         norm = float(torch.nn.utils.clip_grad_norm_(weights, self.options.clip))
@@ -86,6 +74,8 @@ class Run:
         if not (math.isfinite(value) and math.isfinite(norm)):
             self.tally.skip()
             return math.nan
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         self.optimizer.step()
         self.tally.add(value, norm, dict(zip(loss.parts, parts.tolist(), strict=True)))
         return value

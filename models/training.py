@@ -124,7 +124,7 @@ def _update(run: Run, update: Update, batch: Batch) -> float:
     if options.input_noise:
         batch = disturbed(batch, run.spec, options.input_noise, options.seed, k, rank=row, ranks=rows)
     try:
-        loss = run.loss(_sample(run.spec, batch, device), noise.to(device), stage.as_stage(update.position))
+        loss = run.gradients(_sample(run.spec, batch, device), noise.to(device), stage.as_stage(update.position))
         value = run.step(loss, stage.rate_at(update.position))
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):

@@ -202,7 +202,7 @@ def test_out_of_memory_says_what_to_lower(
     def explode(self: Any, *rest: Any) -> None:
         refused()
 
-    monkeypatch.setattr(Run, "loss", explode)
+    monkeypatch.setattr(Run, "gradients", explode)
     with pytest.raises(InputError, match=r"out of memory on cpu in stage 'warm start'; lower its batch \(3\), members \(1\)"):
         run(data, spec, options(), tmp_path)
 
