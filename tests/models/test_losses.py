@@ -1,8 +1,12 @@
-"""The almost-fair CRPS: closed forms, a peer, its gradient by brute force, and the spread that it teaches."""
+"""The losses: closed forms, a peer, gradients by brute force, the spread that is taught, bands, spectra, several processes."""
 
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import properscoring
@@ -12,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.losses import almost_fair_crps, kl_divergence
+from models.contract import Stage
+from models.losses import _compiled, _compiled_slope, _plain, _plain_slope, almost_fair_crps, ensemble_loss, kl_divergence
+from tests.children import ROOT
 
 
 def pairwise(members: Tensor, truth: Tensor, alpha: float) -> Tensor:
@@ -154,6 +160,167 @@ def test_the_spread_it_teaches_in_a_gaussian_world(members: int, alpha: float, s
         middle = (low + high) / 2
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
     assert (low + high) / 2 == pytest.approx(spread, abs=0.012)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.95, 1.0])
+@pytest.mark.parametrize("members", [1, 2, 5, 33])
+def test_gradcheck_passes_in_float64(members: int, alpha: float) -> None:
+    x, y = draw(members, points=6)
+    assert almost_fair_crps(x, y, alpha).dtype == torch.float64
+    torch.autograd.gradcheck(lambda each: almost_fair_crps(each, y, alpha), x.requires_grad_())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("members", [1, 2, 7, 17, 40])
+def test_compiled_kernels_and_tensor_operations_are_equal(members: int, tied: bool) -> None:
+    x, y = (each.float() for each in draw(members, points=777, tied=tied))
+    (one, codes), (other, same) = _compiled(x, y, 0.3), _plain(x, y, 0.3)
+    assert torch.equal(codes, same)
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * members)
+    torch.testing.assert_close(_compiled_slope(codes, y, 0.3), _plain_slope(codes, y, 0.3))
+
+
+def test_threads_change_nothing() -> None:
+    x, y = (each.float() for each in draw(9, points=300_001))
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(_compiled(x, y, 0.1))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_members_may_lie_anyhow_in_memory() -> None:
+    """A slice of frames, as the families hand them over, and an expanded truth."""
+    frames, truth = torch.randn(4, 2, 3, 5, generator=torch.Generator().manual_seed(1)), torch.randn(1, 5)
+    one, other = frames[:, 1].requires_grad_(), frames[:, 1].clone().requires_grad_()
+    for each, y in ((one, truth), (other, truth.repeat(3, 1))):
+        almost_fair_crps(each, y).sum().backward()
+    assert torch.equal(one.grad, other.grad)
+
+
+def test_a_missing_value_shows_in_the_loss_of_its_point_alone() -> None:
+    x, y = draw(5, points=4)
+    x[2, 1], y[3] = math.nan, math.nan
+    for found in (almost_fair_crps(x, y), _plain(x, y, 0.1)[0]):
+        assert found.isnan().tolist() == [False, True, False, True]
+
+
+def fields(rows: int = 6, columns: int = 8, *, members: int = 3, batch: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    members_, truth = (torch.randn(*n, batch, 2, rows, columns, generator=rng) for n in ((members,), ()))
+    return members_, truth, 0.5 + torch.rand(2, rows, columns, generator=rng)
+
+
+def test_without_further_terms_it_is_the_weighted_mean_of_the_pointwise_score() -> None:
+    x, y, weight = fields()
+    expected = (pairwise(x, y, 0.95) * weight).mean()
+    torch.testing.assert_close(ensemble_loss(x, y, weight, Stage()), expected)
+    torch.testing.assert_close(ensemble_loss(x, y, weight.expand(2, -1, -1, -1), Stage()), expected)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (8, 16)])
+def test_bands_are_the_scores_of_block_means_and_of_what_they_leave(size: tuple[int, int]) -> None:
+    """By loops: weighted means of blocks of 2 x 2 and 4 x 4 points, cut off at the edges, each as heavy as its points."""
+    x, y, weight = fields(*size)
+
+    def means(field: Tensor, side: int) -> Tensor:
+        out = torch.empty_like(field)
+        for r in range(0, size[0], side):
+            for c in range(0, size[1], side):
+                block = (..., slice(r, r + side), slice(c, c + side))
+                out[block] = ((field * weight)[block].sum((-2, -1)) / weight[block].sum((-2, -1)))[..., None, None]
+        return out
+
+    parts = [(field - means(field, 2), means(field, 2) - means(field, 4), means(field, 4)) for field in (x, y)]
+    banded = sum((pairwise(a, b, 0.95) * weight).mean() for a, b in zip(*parts, strict=True)) / 3
+    both = ensemble_loss(x, y, weight, Stage(bands=0.7)) - ensemble_loss(x, y, weight, Stage())
+    torch.testing.assert_close(both, 0.7 * banded, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [8, 7])
+def test_the_spectral_term_is_the_score_of_magnitudes_of_all_coefficients_of_a_row(columns: int) -> None:
+    x, y, weight = fields(columns=columns)
+    one, other = (torch.fft.fft(field.double(), norm="ortho").abs() for field in (x, y))
+    expected = (pairwise(one, other, 0.95) * weight.mean(-1, keepdim=True)).mean()
+    both = ensemble_loss(x, y, weight, Stage(spectral=0.3)) - ensemble_loss(x, y, weight, Stage())
+    torch.testing.assert_close(both.double(), 0.3 * expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_spectral_term_is_the_same_wherever_the_pattern_lies() -> None:
+    x, y, _ = fields()
+    weight = torch.ones(2, 6, 8)
+    only = [ensemble_loss(m, y, weight, Stage(spectral=1.0)) - ensemble_loss(m, y, weight, Stage()) for m in (x, x.roll(3, -1))]
+    torch.testing.assert_close(*only, rtol=1e-4, atol=1e-6)
+
+
+def test_terms_are_no_larger_than_a_few_pointwise_ones_and_none_of_weight_0_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, weight = fields(32, 64, members=2)
+    base = ensemble_loss(x, y, weight, Stage())
+    for stage in (Stage(bands=1.0), Stage(spectral=1.0)):
+        assert 0.3 < (ensemble_loss(x, y, weight, stage) - base) / base < 1.2
+    monkeypatch.setattr(torch.fft, "rfft", None)
+    monkeypatch.setattr("models.losses._bands", None)
+    assert ensemble_loss(x, y, weight, Stage()) == base
+
+
+def test_bands_and_spectra_tell_white_noise_from_weather_where_the_pointwise_score_cannot() -> None:
+    """Smooth members against smooth truth, or white noise of the same size at each point: alike for the point-wise fair CRPS."""
+    rng = np.random.default_rng(3)
+
+    def smooth(count: int) -> Tensor:
+        white = np.fft.rfft2(rng.normal(size=(count, 1, 32, 64)))
+        rows, columns = np.abs(np.fft.fftfreq(32, 1 / 32))[:, None], np.arange(33)
+        found = np.fft.irfft2(white * np.exp(-((rows**2 + columns**2) / 8)), s=(32, 64))
+        return torch.from_numpy((found / found.std((0, 2, 3), keepdims=True)).astype("float32"))
+
+    truth, weather = smooth(60), smooth(240).view(4, 60, 1, 32, 64)
+    white = torch.from_numpy(rng.normal(size=(4, 60, 1, 32, 64)).astype("float32"))
+    weight = torch.ones(1, 32, 64)
+    plain, banded, spectral = (
+        np.array([float(ensemble_loss(members, truth, weight, stage)) for members in (weather, white)])
+        for stage in (Stage(alpha=1.0), Stage(alpha=1.0, bands=1.0), Stage(alpha=1.0, spectral=1.0))
+    )
+    assert plain[1] == pytest.approx(plain[0], rel=0.02)
+    for terms, times in ((banded - plain, 1.2), (spectral - plain, 5)):
+        assert terms[1] > times * terms[0]
+
+
+PROCESS = """
+import os, sys
+import torch
+import torch.distributed as dist
+from models.contract import Stage
+from models.losses import ensemble_loss
+torch.set_num_threads(1)
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}/meeting", rank=rank, world_size=2)
+data = torch.load(f"{sys.argv[2]}/data.pt")
+mine = data["members"][2 * rank : 2 * rank + 2].requires_grad_()
+stage = Stage(members=4, alpha=0.95, bands=0.2, spectral=0.1)
+loss = ensemble_loss(mine, data["truth"], data["weight"], stage, dist.group.WORLD)
+loss.backward()
+torch.save((loss.detach(), mine.grad), f"{sys.argv[2]}/{rank}.pt")
+dist.destroy_process_group()
+"""
+
+
+def test_members_over_two_processes_have_the_loss_and_the_gradient_of_one_process(tmp_path: Path) -> None:
+    """Gradients are averaged over processes afterwards, so each holds twice its own part: no pair loses half of its slope."""
+    members, truth, weight = fields(members=4)
+    torch.save({"members": members, "truth": truth, "weight": weight}, tmp_path / "data.pt")
+    children = [
+        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(tmp_path)], cwd=ROOT, env=os.environ) for rank in (0, 1)
+    ]
+    assert [child.wait(timeout=300) for child in children] == [0, 0]
+    every = members.clone().requires_grad_()
+    loss = ensemble_loss(every, truth, weight, Stage(members=4, alpha=0.95, bands=0.2, spectral=0.1))
+    loss.backward()
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    assert all(torch.equal(one, loss.detach()) for one, _ in found)
+    torch.testing.assert_close(torch.cat([grad for _, grad in found]) / 2, every.grad, rtol=1e-6, atol=1e-9)
 
 
 def test_kl_divergence_is_that_of_torch_and_zero_for_equal_gaussians() -> None:
