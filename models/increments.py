@@ -19,7 +19,8 @@ class FieldOptions(Section):
     """Weights of the loss, and what the state update keeps.
 
     variable_weights: by variable or channel, 1 where absent. level_weights: pressure / 1000 hPa (at least 0.2) on levels.
-    conserve: channels whose global mean a step leaves as it is.
+    conserve: channels whose global mean a step leaves as it is: mass, as mean_sea_level_pressure; geopotential and temperature
+    have a season, and only short forecasts may keep theirs.
     """
 
     variable_weights: dict[str, float] = Field(default_factory=dict)
