@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor
+from torch.fx.experimental import _config as symbolic
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -158,7 +159,8 @@ def kept_bytes(model: Generator, stage: StageOptions, precision: Precision, devi
 
     automatic = precision == "bfloat16" and device != "cpu"
     modes: list[Any] = [torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)]
-    modes += [_Blind()] if where == "meta" else []
+    if where == "meta":  # a mask without values is taken to choose everything
+        modes += [_Blind(), symbolic.patch(meta_nonzero_assume_all_nonzero=True)]
     modes += [_Autocast()] if automatic else []
     with contextlib.ExitStack() as stack:
         for mode in modes:

@@ -105,7 +105,7 @@ def show_plan(spec: Spec, options: TrainingOptions, training: Samples) -> None:
 
 def show_requirements(plan: TrainingPlan, *, tflops: float, utilisation: float) -> None:
     """Print what a training takes on each GPU, and how long."""
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False)
     spec, options = plan.spec, plan.spec.options
     console.print(
         f"{spec.family} generator, preset {options.get('preset', '-')}: {plan.parameters:,} parameters, "
@@ -130,7 +130,7 @@ def show_requirements(plan: TrainingPlan, *, tflops: float, utilisation: float) 
 
 def show_sizes(plans: Mapping[str, TrainingPlan], *, tflops: float, utilisation: float) -> None:
     """Print what each preset would take, a line each."""
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False)
     console.print(f"{'preset':<8}{'parameters':>14}{'GFLOP a step':>14}{'activations':>13}{'peak':>11}{'hours':>9}")
     for preset, plan in plans.items():
         largest = max(plan.stages, key=lambda each: each.activations)
