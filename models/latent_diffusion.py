@@ -19,6 +19,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.forcings import plane_names
 from data_pipeline.schema import Channel
 from models.autoencoder import Autoencoder, AutoencoderOptions, reconstruction_loss
+from models.backbones.conditioning import cell_centres
 from models.backbones.denoiser import Context, Denoiser, DenoiserOptions
 from models.backbones.sphere import pad_globe, pad_region
 from models.contract import Generator, Loss, Sample, Spec, Stage
@@ -101,7 +102,7 @@ class LatentDiffusionGenerator(Generator):
         self.scalars = [i for i, name in enumerate(planes) if name.startswith(SCALARS)]
         self.planes = [i for i in range(len(planes)) if i not in self.scalars]
         latitude, longitude = (
-            _coarse(axis, n, self.autoencoder.cell) for axis, n in ((grid.latitude, height), (grid.longitude, width))
+            cell_centres(axis, n, self.autoencoder.cell) for axis, n in ((grid.latitude, height), (grid.longitude, width))
         )
         self.net = Denoiser(
             (k, height, width), spec.frames * k, len(self.planes), len(self.scalars), options,
@@ -273,11 +274,3 @@ def _in_bins(loss: Tensor, sigma: Tensor, mean: float, std: float) -> dict[str, 
     names = [f"sigma_below_{edge:g}" for edge in LEVEL_EDGES] + [f"sigma_above_{LEVEL_EDGES[-1]:g}"]
     bins = torch.bucketize(sigma.log(), torch.tensor(edges[1:-1], device=sigma.device))
     return {name: float(loss[bins == i].sum()) / len(loss) / max(below[i + 1] - below[i], 1e-9) for i, name in enumerate(names)}
-
-
-def _coarse(axis: np.ndarray, count: int, cell: int) -> np.ndarray:
-    """Centres of `count` cells of `cell` neighbouring coordinates; beyond the end the axis goes on as it ended."""
-    step = axis[-1] - axis[-2]
-    beyond = axis[-1] + step * np.arange(1, cell * count - axis.size + 1)
-    centres: np.ndarray = np.concatenate([axis, beyond]).reshape(count, cell).mean(1)
-    return centres
