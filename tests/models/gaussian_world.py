@@ -15,6 +15,7 @@ any state the forecast at step k is Gaussian with mean A^k x and covariance Q + 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ SHAPE = (len(CHANNELS), *GLOBE.shape)
 WIDTH = 0.9  # radians: how far the noise is correlated
 
 
+@cache
 def _factors() -> list[np.ndarray]:
     """The noise covariance by channel, latitude, longitude: Q is their Kronecker product."""
     latitude, longitude = np.deg2rad(GLOBE.latitude), np.deg2rad(GLOBE.longitude)
@@ -50,6 +52,7 @@ def _noise(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.einsum("ca,hb,wd,nabd->nchw", *roots, rng.standard_normal((count, *SHAPE)), optimize=True)
 
 
+@cache
 def _operator() -> np.ndarray:
     """A, (n, n)."""
     latitudes, longitudes = GLOBE.shape
@@ -81,15 +84,20 @@ def predictive(frames: np.ndarray, steps: int = 1) -> tuple[np.ndarray, np.ndarr
 
     Returns its mean (C, H, W) and covariance (C * H * W, C * H * W); the covariance is the same from every state.
     """
-    state, operator = ((frames.reshape(-1, *SHAPE)[-1] - MEAN) / SCALE).ravel(), _operator()
+    state = ((frames.reshape(-1, *SHAPE)[-1] - MEAN) / SCALE).ravel()
+    for _ in range(steps):
+        state = _operator() @ state
+    return MEAN + SCALE * state.reshape(SHAPE), _covariance(steps)
+
+
+@cache
+def _covariance(steps: int) -> np.ndarray:
     noise = covariance = _kron(_factors())
-    for k in range(steps):
-        state = operator @ state
-        if k:
-            noise = operator @ noise @ operator.T
-            covariance = covariance + noise
+    for _ in range(steps - 1):
+        noise = _operator() @ noise @ _operator().T
+        covariance = covariance + noise
     scale = np.broadcast_to(SCALE, SHAPE).ravel()
-    return MEAN + SCALE * state.reshape(SHAPE), covariance * scale[:, None] * scale
+    return covariance * scale[:, None] * scale
 
 
 def exact(frames: np.ndarray, steps: int = 1, *, members: int, seed: int = 0) -> np.ndarray:
