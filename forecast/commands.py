@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from forecast import calibration_commands
+
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
@@ -16,6 +18,8 @@ def register(app: typer.Typer) -> None:
     """Mount the commands of this package."""
     app.command()(live)
     app.command()(forecast)
+    app.command()(calibration_commands.fit_post_processing)
+    app.command()(calibration_commands.post_process)
     app.command()(baseline)
     app.command()(demo)
 

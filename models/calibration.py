@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import xarray as xr
 
 from data_pipeline.batches import Samples
@@ -13,6 +15,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.forcings import Forcings, standardised_static
 from models.checkpoint import load, read_tensors, write_tensors
 from models.validation import Validation, validate, validation_starts
+
+Criterion = Literal["crps", "ssr"]
 
 SCALES = (0.9, 1.0, 1.1, 1.2, 1.3)
 
@@ -22,16 +26,18 @@ def calibrate(
     analysis: xr.Dataset,
     *,
     scales: Sequence[float] = SCALES,
+    criterion: Criterion = "crps",
     inits: int = 16,
     members: int = 10,
     steps: int = 14,
     seed: int = 1,
     report: Callable[[float, Validation], None] = lambda scale, measured: None,
 ) -> float:
-    """Write the noise scale with the lowest mean fair CRPS over `steps` leads into the checkpoint's provenance; returns it.
+    """Write the best noise scale over `steps` leads into the checkpoint's provenance; returns it.
 
-    Only dates of the checkpoint's own validation period are looked at. Forecasts use the scale unless another is asked for. All
-    scores tried are kept beside it. Raises InputError if the analysis does not cover the validation period.
+    criterion: "crps", the lowest mean fair CRPS; "ssr", the spread-skill ratio nearest to 1 (see `mean_ssr`). Only dates of the
+    checkpoint's own validation period are looked at. Forecasts use the scale unless another is asked for. All that was tried is
+    kept beside it. Raises InputError if the analysis does not cover the validation period.
     """
     generator = load(checkpoint)
     spec = generator.spec
@@ -43,14 +49,24 @@ def calibrate(
     samples = Samples(analysis, spec.parsed_channels, moments, forcings, (first, last), step=spec.step, frames=spec.frames)
     chosen = validation_starts(samples, steps, inits)
     scores: dict[float, float] = {}
+    ratios: dict[float, float] = {}
     for scale in scales:
         measured = validate(generator, samples, chosen, members, steps, seed, scale)
-        scores[scale] = measured.score
+        scores[scale], ratios[scale] = measured.score, mean_ssr(measured)
         report(scale, measured)
-    best = min(scores, key=lambda scale: scores[scale])
+    best = min(scores, key=lambda scale: scores[scale] if criterion == "crps" else abs(np.log(ratios[scale])))
     header, tensors = read_tensors(checkpoint)
     provenance = json.loads(header["provenance"])
     provenance["noise_scale"] = best
-    provenance["calibration"] = {"scores": scores, "inits": len(chosen), "members": members, "steps": steps, "seed": seed}
+    provenance["calibration"] = {
+        "criterion": criterion, "scores": scores, "ssr": ratios, "inits": len(chosen), "members": members, "steps": steps,
+        "seed": seed,
+    }  # fmt: skip
     write_tensors(checkpoint, tensors, {**header, "provenance": json.dumps(provenance, sort_keys=True)})
     return best
+
+
+def mean_ssr(measured: Validation) -> float:
+    """Geometric mean of the spread-skill ratios of all leads and channels; 0 if one is 0."""
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.log(measured.ssr).mean()))
