@@ -160,7 +160,7 @@ def kept_bytes(model: Generator, stage: StageOptions, precision: Precision, devi
     automatic = precision == "bfloat16" and device != "cpu"
     modes: list[Any] = [torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)]
     if where == "meta":  # a mask without values is taken to choose everything
-        modes += [_Blind(), symbolic.patch(meta_nonzero_assume_all_nonzero=True)]
+        modes += [_Blind(), symbolic.patch(meta_nonzero_assume_all_nonzero=True)]  # type: ignore[attr-defined]
     modes += [_Autocast()] if automatic else []
     with contextlib.ExitStack() as stack:
         for mode in modes:
