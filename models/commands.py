@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -97,12 +97,15 @@ def calibrate(
     inits: Annotated[int, typer.Option(help="validation dates")] = 16,
     members: Annotated[int, typer.Option(help="members a date")] = 10,
     days: Annotated[float, typer.Option(help="leads that count")] = 7.0,
+    criterion: Annotated[
+        Literal["crps", "ssr"], typer.Option(help="lowest mean fair CRPS, or geometric mean of spread-skill ratios nearest to 1")
+    ] = "crps",
 ) -> None:
     """Choose the scale of the noise on validation dates and keep it in the checkpoint.
 
     Example: plumecast calibrate runs/planet/checkpoint.safetensors runs/planet/analysis.zarr
 
-    The scale with the lowest mean fair CRPS wins; forecasts use it unless --noise-scale is given. Test dates are never looked at.
+    Forecasts use the scale that wins unless --noise-scale is given. Both criteria are shown. Test dates are never looked at.
     """
     import models
     from data_pipeline import open_analysis
@@ -111,12 +114,15 @@ def calibrate(
     step = models.load(checkpoint).spec.step_hours
 
     def show(scale: float, measured: Validation) -> None:
-        ssr = [sum(row) / len(row) for row in measured.ssr]
-        typer.echo(f"noise x {scale:g}: fair CRPS / tendency std {measured.score:.4f}, SSR {ssr[0]:.2f} (first) to {ssr[-1]:.2f}")
+        ssr, mean = [sum(row) / len(row) for row in measured.ssr], calibration.mean_ssr(measured)
+        typer.echo(
+            f"noise x {scale:g}: fair CRPS / tendency std {measured.score:.4f}, "
+            f"SSR {mean:.3f}, {ssr[0]:.2f} (first) to {ssr[-1]:.2f}"
+        )
 
     best = calibration.calibrate(
         checkpoint, open_analysis(analysis), scales=scale or calibration.SCALES, inits=inits, members=members,
-        steps=int(days * 24 / step), report=show,
+        steps=int(days * 24 / step), criterion=criterion, report=show,
     )  # fmt: skip
     typer.echo(f"{checkpoint}: noise scale {best:g}\nnext: plumecast forecast {analysis} --checkpoint {checkpoint} ...")
 
