@@ -197,3 +197,12 @@ def reconstruction_loss(fields: Tensor, truth: Tensor, weight: Tensor) -> Tensor
         if min(error.shape[-2:]) >= size:
             total = total + POOLED * F.avg_pool2d(error, size).abs().mean()
     return total
+
+
+def spectral_ratio(fields: Tensor, truth: Tensor, area: Tensor) -> Tensor:
+    """Power of fields (B, C, H, W) over that of truth by channel and zonal wavenumber, (C, W / 2 + 1); 1: nothing smoothed.
+
+    area: (H, W); rows are averaged with it. 1 as well where the truth has no power.
+    """
+    power = [(torch.fft.rfft(x.double(), dim=-1).abs().square() * area[:, :1]).mean((0, 2)) for x in (fields, truth)]
+    return torch.where(power[1] > 0, power[0] / power[1].clamp_min(torch.finfo(torch.float64).tiny), 1.0).float()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from models.autoencoder import Autoencoder, AutoencoderOptions, reconstruction_loss
+from models.autoencoder import Autoencoder, AutoencoderOptions, reconstruction_loss, spectral_ratio
 from tests.toys import GLOBE, REGION
 
 POLAR = Grid(np.linspace(-90, 90, 9), np.arange(0, 360, 22.5))
@@ -163,6 +163,18 @@ def test_the_loss_of_white_noise_and_of_a_constant_worked_out_by_hand() -> None:
     waves = (31 * np.sqrt(np.pi) / 2 + 2 * mean) / 33  # Rayleigh but for the first and the last
     expected = mean * (1 + 0.1 / 2 + 0.1 / 4) + 0.1 * waves
     assert float(reconstruction_loss(noise, torch.zeros_like(noise), torch.ones(1, 32, 64))) == pytest.approx(expected, rel=5e-3)
+
+
+def test_the_spectral_ratio_finds_the_wave_that_was_halved() -> None:
+    truth = fields(GLOBE, 3)
+    waves = torch.fft.rfft(truth, dim=-1)
+    waves[:, 1, :, 4] *= 0.5
+    damped = torch.fft.irfft(waves, n=16, dim=-1)
+    area = torch.tensor(GLOBE.area_weights)
+    expected = torch.ones(2, 9)
+    expected[1, 4] = 0.25
+    torch.testing.assert_close(spectral_ratio(damped, truth, area), expected, rtol=1e-4, atol=0)
+    assert torch.equal(spectral_ratio(0 * truth, 0 * truth, area), torch.ones(2, 9))
 
 
 def test_what_does_not_fit_is_refused() -> None:
