@@ -96,14 +96,14 @@ def long_runs(campaign: Campaign, known: xr.Dataset, model: Model) -> xr.Dataset
     return xr.concat([read(file) for file in files], "time")
 
 
-def summary(runs: xr.Dataset, known: xr.Dataset, noise: xr.DataArray) -> xr.Dataset:
+def summary(runs: xr.Dataset, known: xr.Dataset, noise: xr.DataArray, true: xr.DataArray) -> xr.Dataset:
     """What the table shows, by channel and source.
 
     outside: share of (run, lead) whose global mean lies outside the training years' range within `WINDOW` days of the date, by
     more than rounding; excess: how far the mean over the runs lies outside it at worst, over its width (0: never). drift: the
     last days' mean departure from the usual global mean, over half the width. beyond: share of values outside all values of the
     training years. early, late: correlation from day to day in the first and in the last days. ratio (channel, wavenumber): power
-    of the members over the truth's in the last days, NaN where the truth's is less than `noise` (channel, wavenumber).
+    of the members over the truth's (`true`, of `true_power`) in the last days, NaN where that is less than `noise`.
     """
     stamps = runs["time"] + runs["prediction_timedelta"]
     at = {"dayofyear": stamps.dt.dayofyear}
@@ -126,9 +126,10 @@ def summary(runs: xr.Dataset, known: xr.Dataset, noise: xr.DataArray) -> xr.Data
         for name, one in ((name, sums.isel(prediction_timedelta=np.flatnonzero(when)).mean("prediction_timedelta"))
                           for name, when in (("early", first), ("late", last)))
     }  # fmt: skip
-    power = runs["power"].mean("time")
-    truth = power.sel(source="truth", drop=True)
-    ratio = (power.sel(source="forecast", drop=True) / truth).where((truth > noise) & (truth["wavenumber"] > 0))
+    own = runs["power"].mean("time").sel(source="forecast", drop=True)
+    truth = true.sel(channel=own["channel"])
+    power = xr.concat([own, truth], mean["source"])
+    ratio = (own / truth).where((truth > noise) & (truth["wavenumber"] > 0))
     return xr.Dataset(
         {
             "outside": outside,
@@ -142,6 +143,19 @@ def summary(runs: xr.Dataset, known: xr.Dataset, noise: xr.DataArray) -> xr.Data
             "power": power,
         }
     )
+
+
+def true_power(analysis: xr.Dataset, inits: np.ndarray, days: float, channels: list[Channel]) -> xr.DataArray:
+    """The analyses' mean zonal power (channel, wavenumber) on the dates of the last days of the runs, in every year there is.
+
+    One year of truth is too small a sample: its power at the longest waves differs from another year's by a quarter.
+    """
+    leads = np.arange((days - LATE) * 2 + 1, days * 2 + 1) * (DAY // 2)
+    years = np.arange(-10, 11) * 365 * DAY
+    stamps = np.unique(inits[:, None, None] + leads[None, :, None] + years[None, None, :])
+    there = analysis.sel(time=stamps[np.isin(stamps, analysis["time"].values)])
+    found = [power_spectrum(stack(there, [channel]).load()).mean("time") for channel in channels]
+    return xr.concat(found, "channel", coords="minimal", compat="override").drop_attrs()
 
 
 def rounding_power(truth: xr.Dataset, channels: list[Channel], *, times: float = 10.0) -> xr.DataArray:

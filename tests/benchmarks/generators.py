@@ -34,7 +34,7 @@ from tests.benchmarks._campaign import Campaign, Model, score_given, score_model
 from tests.benchmarks._generator_figures import draw
 from tests.benchmarks._generator_readme import readme
 from tests.benchmarks._generator_tables import tables
-from tests.benchmarks._long_runs import cached, climate, long_runs, rounding_power, summary
+from tests.benchmarks._long_runs import cached, climate, long_runs, rounding_power, summary, true_power
 from tests.benchmarks._sampling_cost import cost
 
 PARTS = ("test", "physics", "long", "cost", "europe")
@@ -168,8 +168,9 @@ class Planet:
         campaign = self.campaign("long", inits, LONG_DAYS, members, climatology=means)
         file = self.given.work / f"climate-{len(self.channels)}.nc"
         known = cached(file, lambda: climate(self.analysis, self.channels, self.period))
-        noise = rounding_power(self.truth, self.channels)
-        return {each.name: summary(long_runs(campaign, known, each), known, noise) for each in self.models}
+        noise, file = rounding_power(self.truth, self.channels), self.given.work / f"power-{len(self.channels)}-{count}.nc"
+        made = cached(file, lambda: true_power(self.analysis, inits, LONG_DAYS, self.channels).to_dataset(name="power"))
+        return {each.name: summary(long_runs(campaign, known, each), known, noise, made["power"]) for each in self.models}
 
 
 def ends(period: str) -> tuple[str, str]:
