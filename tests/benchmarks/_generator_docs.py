@@ -58,7 +58,7 @@ def keep_test(out: Path, states: Mapping[str, xr.Dataset], models: Sequence[Mode
 
 
 def keep_physics(out: Path, states: Mapping[str, xr.Dataset]) -> None:
-    """States from the analyses, all channels; the share of all variable x lead cells ahead of the imperfect physics ensemble."""
+    """States from the analyses, knobs tuned; the share of all variable x lead cells ahead of the imperfect physics ensemble."""
     for old in out.glob("physics-*.scores.nc"):
         old.unlink()
     ahead: dict[str, dict[str, Any]] = {}
@@ -67,7 +67,8 @@ def keep_physics(out: Path, states: Mapping[str, xr.Dataset]) -> None:
     curves = {name: numbers(of_channels(state, CHANNELS), climatology) for name, state in states.items()}
     write(joined(curves), out / "physics_curves.nc")
     for name, state in states.items():
-        keep_state(out, "physics", name, state)
+        if not name.endswith(", raw"):
+            keep_state(out, "physics", name, state)
         if rival is not None and name not in ("imperfect", "climatology"):
             ahead[name] = share_ahead(state, rival)
     (out / "ahead.json").write_text(json.dumps(ahead, indent=1) + "\n")
@@ -133,8 +134,7 @@ def keep_case(given: argparse.Namespace, campaign: Campaign, models: Sequence[Mo
 def keep_state(out: Path, campaign: str, name: str, state: xr.Dataset) -> None:
     """A state at the days of the tables, sums as float32: scores to seven digits."""
     leads = [day * DAY for day in DAYS if day * DAY in state["prediction_timedelta"].values]
-    channels = CHANNELS if campaign == "test" else tuple(map(str, state["channel"].values))
-    kept = of_channels(state, channels).sel(prediction_timedelta=leads)
+    kept = of_channels(state, CHANNELS).sel(prediction_timedelta=leads)
     tails = [str(name) for name in kept.data_vars if str(name).startswith("tail_")] if campaign == "test" else []
     kept = kept[[*SUMS, *tails, "in_training"]]
     kept = kept.map(lambda array: array if array.name in COUNTED or array.dtype.kind == "i" else array.astype("f4"))

@@ -188,7 +188,7 @@ def case(data: xr.Dataset) -> Figure:
         style = style_of(channel)
         fields = style.display(data["fields"].sel(channel=channel, prediction_timedelta=day * DAY))
         rain = channel.startswith("total_precipitation")
-        levels = np.array(RAIN) if rain else 8 * np.arange(np.floor(fields.min() / 8) + 1, np.ceil(fields.max() / 8))
+        levels = np.array(RAIN) if rain else 8 * np.arange(int(fields.min() // 8) + 1, int(fields.max() // 8) + 1)
         norm = BoundaryNorm(levels, 256, extend="max" if rain else "both")
         for c, name in enumerate(columns):
             panel = panels[r, c]

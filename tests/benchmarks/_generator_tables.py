@@ -174,7 +174,6 @@ def physics_tables(folder: Path) -> list[str]:
     """Beside the physics ensembles: the same analyses, dates and number of members."""
     states = docs.kept_states(folder, "physics")
     climatology = states.pop("climatology")
-    channels = [*CHANNELS, *(str(one) for one in climatology["channel"].values if one not in CHANNELS)]
     found = {name: numbers(state, climatology) for name, state in states.items()}
     first = next(iter(states.values()))
     parts = [
@@ -183,14 +182,14 @@ def physics_tables(folder: Path) -> list[str]:
         "each from its own perturbed analysis (truth + error, z500 80 m² s⁻² rms); verified against the truth; intervals "
         "as above.",
         "### **Fair CRPS over the climatology's** · spread-skill ratio",
-        table(found, ratio_cell, channels=channels, leads=LEADS, units=False),
+        table(found, ratio_cell, channels=CHANNELS, leads=LEADS, units=False),
     ]
     for rival in ("perfect", "imperfect"):
         if rival in states:
             paired = {name: numbers(state, states[rival]) for name, state in states.items() if name not in ("perfect", rival)}
             parts += [
                 f"### **Fair CRPS over that of the {rival} model's ensemble**, paired",
-                table(paired, lambda *which: ratio_cell(*which).partition(" · ")[0], channels=channels, leads=LEADS, units=False),
+                table(paired, lambda *which: ratio_cell(*which).partition(" · ")[0], channels=CHANNELS, leads=LEADS, units=False),
             ]
     parts += [
         "### Variable x lead cells ahead of the imperfect ensemble (all channels, every 12 h to day 15)",
