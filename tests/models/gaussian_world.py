@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -146,10 +146,10 @@ def against_truth(members: Sequence[np.ndarray], frames: Sequence[np.ndarray], s
 
 
 @torch.no_grad()
-def compare(
+def sampled(
     generator: Generator, data: xr.Dataset, *, starts: Sequence[int], steps: int = 1, members: int = 500, seed: int = 0
-) -> Comparison:
-    """A generator's members `steps` steps after the analyses at positions `starts`, beside the true forecast."""
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Members (M, C, H, W) of a generator `steps` steps after each of the analyses at positions `starts`, and those analyses."""
     spec, samples = generator.spec, samples_of(data, generator.spec)
     rng = torch.Generator().manual_seed(seed)
     assert spec.channels == CHANNELS
@@ -163,7 +163,12 @@ def compare(
             state = generator.step(state, forcings[:, k], draws[k + 1])
         ensembles.append(spec.denormalise(generator.fields(state).numpy()).astype(np.float64))
         frames.append(spec.denormalise(batch.frames[0]).astype(np.float64))
-    return against_truth(ensembles, frames, steps)
+    return ensembles, frames
+
+
+def compare(generator: Generator, data: xr.Dataset, *, steps: int = 1, **options: Any) -> Comparison:
+    """The members of `sampled` beside the true forecast."""
+    return against_truth(*sampled(generator, data, steps=steps, **options), steps)
 
 
 def fit(
