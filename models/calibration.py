@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.batches import Samples
-from data_pipeline.errors import InputError
+from data_pipeline.errors import GateError, InputError
 from data_pipeline.forcings import Forcings, standardised_static
 from models.checkpoint import load, read_tensors, write_tensors
 from models.validation import Validation, validate, validation_starts
@@ -37,8 +37,14 @@ def calibrate(
 
     criterion: "crps", the lowest mean fair CRPS; "ssr", the spread-skill ratio nearest to 1 (see `mean_ssr`). Only dates of the
     checkpoint's own validation period are looked at. Forecasts use the scale unless another is asked for. All that was tried is
-    kept beside it. Raises InputError if the analysis does not cover the validation period.
+    kept beside it. Raises InputError if the analysis does not cover the validation period, or for a choice among nothing (no
+    scales, dates or steps, fewer than 2 members); GateError if no scale gives a finite score.
     """
+    if not scales or not all(0 < scale < np.inf for scale in scales) or inits < 1 or members < 2 or steps < 1:
+        raise InputError(
+            f"calibration: scales {list(scales)}, {inits} dates, {members} members, {steps} steps; give scales above 0 and "
+            f"at least 1 date, 2 members and 1 step"
+        )
     generator = load(checkpoint)
     spec = generator.spec
     first, _, last = spec.validation_period.partition("/")
@@ -54,7 +60,12 @@ def calibrate(
         measured = validate(generator, samples, chosen, members, steps, seed, scale)
         scores[scale], ratios[scale] = measured.score, mean_ssr(measured)
         report(scale, measured)
-    best = min(scores, key=lambda scale: scores[scale] if criterion == "crps" else abs(np.log(ratios[scale])))
+    with np.errstate(divide="ignore"):
+        misses = scores if criterion == "crps" else {scale: float(abs(np.log(ratio))) for scale, ratio in ratios.items()}
+    finite = [scale for scale in misses if np.isfinite(misses[scale])]
+    if not finite:
+        raise GateError(f"{checkpoint}: no noise scale among {list(scales)} gives a finite score; nothing was changed")
+    best = min(finite, key=lambda scale: misses[scale])
     header, tensors = read_tensors(checkpoint)
     provenance = json.loads(header["provenance"])
     provenance["noise_scale"] = best
