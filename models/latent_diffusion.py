@@ -24,7 +24,7 @@ from models.backbones.denoiser import Context, Denoiser, DenoiserOptions
 from models.backbones.sphere import pad_globe, pad_region
 from models.contract import Generator, Loss, Sample, Spec, Stage
 from models.increments import VECTORS_ACROSS_POLE, FieldOptions, Increments
-from models.losses import ensemble_loss
+from models.losses import ensemble_loss, gathered
 from models.samplers import Churn, dpm_solver_2m, heun, levels, preconditioning, regression_target
 
 SCALARS = ("season", "hour")  # forcings that the whole network is told, not the tokens
@@ -152,6 +152,13 @@ class LatentDiffusionGenerator(Generator):
             self._set_moments(self.autoencoder.encode(batch.to(self.mean.device)).cpu() for batch in fields)
 
     def loss(self, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
+        """Of the reconstruction, of the denoiser or, one_pass, of members of latents: always one step. Raises InputError for a
+        stage of more, and for a forecast without noise: there would be nothing to learn from."""
+        if stage.rollout > 1 or (stage.target == "forecast" and not stage.noise):
+            raise InputError(
+                f"model family 'latent_diffusion' learns one step at a time, and forecasts from noise; a stage has target = "
+                f"{stage.target!r}, rollout = {stage.rollout}, noise = {str(stage.noise).lower()}: give rollout = 1, noise = true"
+            )
         if stage.target == "autoencoder":
             return self._reconstruction_loss(sample, noise, stage)
         with torch.no_grad():
@@ -191,14 +198,18 @@ class LatentDiffusionGenerator(Generator):
         )
 
     def _one_pass_loss(self, latents: Tensor, sample: Sample, noise: Tensor, stage: Stage) -> Loss:
-        """Almost-fair CRPS of the members' latents one step on, in units of the change (AtlasCRPS)."""
+        """Almost-fair CRPS of the members' latents one step on, in units of the change (AtlasCRPS).
+
+        All members of a sample, also those of other processes, leave from the same noisy past: that noise is no spread.
+        """
         m, b = latents.shape[:2]
         draws = noise[:, :, 1].flatten(0, 1)
         size = latents[0, 0, 0].numel()
-        past, clean = self._disturbed(latents.flatten(0, 1), draws[:1, 1 + size :].expand(m * b, -1))
+        shared = draws[:b] if self.members_group is None else gathered(draws[:b], self.members_group)[:b]
+        past, clean = self._disturbed(latents.flatten(0, 1), shared[:, 1 + size :].repeat(m, 1))
         context = self._context(past, sample.forcings[:, 0].repeat(m, 1, 1, 1))
         members = self._network(draws[:, 1 : 1 + size].view_as(clean), draws.new_zeros(m * b), context)
-        total = ensemble_loss(members.unflatten(0, (m, b)), clean[:b], self._weight(), stage)
+        total = ensemble_loss(members.unflatten(0, (m, b)), clean[:b], self._weight(), stage, self.members_group)
         return Loss(total, {"step_1": float(total.detach())})
 
     def _weight(self) -> Tensor:
@@ -254,14 +265,17 @@ class LatentDiffusionGenerator(Generator):
 
     def _set_moments(self, latents: Iterable[Tensor]) -> None:
         """Mean and std of latents, and the std of their changes, from all analyses in the order of time; area-weighted."""
-        series = torch.cat(list(latents)).double()
-        area = self.autoencoder.area.cpu().double() / self.autoencoder.area.mean().item()
-        mean = (series * area).mean((0, 2, 3), keepdim=True)[0]
-        std = ((series - mean).square() * area).mean((0, 2, 3), keepdim=True)[0].sqrt().clamp_min(SMALLEST)
-        change = (series.diff(dim=0).square() * area).mean((0, 2, 3), keepdim=True)[0].sqrt() / std
-        self.mean.copy_(mean)
-        self.std.copy_(std)
-        self.change.copy_(change.clamp_min(SMALLEST))
+        area = (self.autoencoder.area / self.autoencoder.area.mean()).cpu().double()
+        sums, counts, last = torch.zeros(3, len(self.mean), dtype=torch.float64), [0, 0], None
+        for batch in latents:
+            series = batch.double() if last is None else torch.cat([last, batch.double()])
+            own, changes = series[-len(batch) :], series.diff(dim=0)
+            sums += torch.stack([(x * area).mean((2, 3)).sum(0) for x in (own, own.square(), changes.square())])
+            counts, last = [counts[0] + len(own), counts[1] + len(changes)], series[-1:]
+        mean, square, change = sums / torch.tensor([[counts[0]], [counts[0]], [counts[1]]])
+        std = (square - mean.square()).clamp_min(0).sqrt().clamp_min(SMALLEST)
+        for buffer, value in ((self.mean, mean), (self.std, std), (self.change, (change.sqrt() / std).clamp_min(SMALLEST))):
+            buffer.copy_(value.view_as(buffer))
 
 
 def _in_bins(loss: Tensor, sigma: Tensor, mean: float, std: float) -> dict[str, float]:

@@ -57,8 +57,9 @@ class Gaussian(NamedTuple):
 class VaeGenerator(CrpsGenerator):
     """x(t + dt) = x(t) + s * f(x(t - dt), x(t), forcing, z), z ~ p(z | x(t - dt), x(t), forcing).
 
-    At lead 0 the prior knows no forcing (all zeros); the deviation of its coarse fields from their mean, mapped linearly, is
-    added to every frame alike: on average members leave from the analysis, with its own tendency.
+    At lead 0 the prior knows no forcing (all zeros) and the shortest interval, whichever is stepped then; the deviation of its
+    coarse fields from their mean, mapped linearly, is added to every frame alike: on average members leave from the analysis,
+    with its own tendency.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -111,11 +112,12 @@ class VaeGenerator(CrpsGenerator):
     def initial(self, frames: Tensor, forcing: Tensor, noise: Tensor) -> CrpsState:
         if self.perturbation is None:
             return CrpsState(frames)
-        latent = self.prior(frames, torch.zeros_like(forcing)).deviation(noise[:, : self.latent_size])
         inc = self.increments
+        shortest = inc.intervals[:1].expand(len(frames))
+        latent = self.prior(frames, torch.zeros_like(forcing), shortest).deviation(noise[:, : self.latent_size])
         out = self.perturbation(latent[:, self.vector :].unflatten(1, self.net.local_shape))
         out = out - inc.conserved[inc.prognostic] * (out * inc.area).mean((-2, -1), keepdim=True)
-        out = (inc.scale(None)[inc.prognostic] * out).unsqueeze(1).expand(-1, frames.shape[1], -1, -1, -1)
+        out = (inc.scales[0][inc.prognostic] * out).unsqueeze(1).expand(-1, frames.shape[1], -1, -1, -1)
         return CrpsState(frames.index_add(2, inc.prognostic, out))
 
     def step(self, state: CrpsState, forcing: Tensor, noise: Tensor) -> CrpsState:

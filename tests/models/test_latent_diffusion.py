@@ -173,6 +173,29 @@ def test_a_one_pass_network_learns_from_its_members_latents() -> None:
     assert {name for name, _ in generator.named_parameters() if name.startswith("net.")} - learned <= {"net.level.weight"}
 
 
+def test_members_of_one_pass_share_the_noise_on_their_past_and_samples_do_not() -> None:
+    generator = generator_of(size=0.0, one_pass=True, past_noise=0.5)
+    sample, noise = sample_of(generator.spec), noise_for(generator, 2, 3, 2)
+    size = 12 * 2 * 4
+    past = noise[:, :, 1, 1 + size : 1 + 3 * size]
+    seen = {}
+
+    def disturbed(latents: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        seen["draws"] = draws.unflatten(0, (2, 3))[..., : 2 * size]
+        return type(generator)._disturbed(generator, latents, draws)
+
+    generator._disturbed = disturbed  # type: ignore[method-assign]
+    generator.loss(sample, noise, Stage(members=2))
+    assert torch.equal(seen["draws"][0], past[0])
+    assert torch.equal(seen["draws"][1], past[0])
+
+
+@pytest.mark.parametrize("stage", [Stage(rollout=4), Stage(noise=False), Stage(target="autoencoder", rollout=2)])
+def test_stages_that_it_would_not_follow_are_refused(generator: LatentDiffusionGenerator, stage: Stage) -> None:
+    with pytest.raises(InputError, match=f"rollout = {stage.rollout}, noise = {str(stage.noise).lower()}"):
+        generator.loss(sample_of(generator.spec), noise_for(generator, 2, 3, 5), stage)
+
+
 def test_what_the_family_cannot_do_is_refused() -> None:
     with pytest.raises(ValueError, match="needs sampler"):
         LatentDiffusionOptions(churn=1.0)

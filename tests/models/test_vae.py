@@ -251,6 +251,16 @@ def test_the_perturbation_keeps_the_global_means_that_steps_keep(sample: Sample)
 
 
 @torch.no_grad()
+def test_the_perturbation_is_the_same_whichever_interval_is_stepped_then(spec: Spec, sample: Sample) -> None:
+    stds = (spec.tendency_std, tuple(1.4 * std for std in spec.tendency_std))
+    several = replace(spec, intervals=(12, 24), tendency_stds=stds)
+    generators = [scrambled(each) for each in (several, replace(several, step_hours=24, tendency_std=stds[1]))]
+    noise = noise_for(generators[0], 3)
+    one, other = (each.initial(sample.frames, sample.forcings[:, 0], noise).frames for each in generators)
+    assert torch.equal(one, other)
+
+
+@torch.no_grad()
 def test_it_can_be_left_out(sample: Sample) -> None:
     generator = scrambled(vae_spec(perturb_initial=False))
     assert torch.equal(generator.initial(sample.frames, sample.forcings[:, 0], noise_for(generator, 3)).frames, sample.frames)
