@@ -80,6 +80,19 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def check_resumed(self, iteration: int, device: torch.device) -> None:
+        """Raise InputError unless every process resumes after the same update."""
+        if self.size == 1:
+            return
+        found = torch.zeros(self.size, dtype=torch.int64, device=device)
+        found[self.rank] = iteration
+        updates = sorted({int(each) for each in self.sum_(found)})
+        if len(updates) > 1:
+            raise InputError(
+                f"training: the processes find states of {' and '.join(map(str, updates))} updates; --out must be one folder "
+                f"that all of them see"
+            )
+
     def same_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by those of rank 0."""
         if self.size > 1:

@@ -28,7 +28,8 @@ from models.validation import Reconstruction, Validation
 class Run:
     """Model, average, optimiser, tally and files of a run. Every process holds one; the files are rank 0's.
 
-    Raises InputError if `out` holds a run of another spec or of options that would give other numbers.
+    Raises InputError if `out` holds a run of another spec or of options that would give other numbers, or not the same for all
+    processes.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Run:
         self.iteration, self.best, self.tally, self.saved = 0, math.inf, Tally(), time.monotonic()
         self.recipe = {"spec": spec.as_dict(), "training": options.decisive()}
         self._resume()
+        ranks.check_resumed(self.iteration, self.device)
         self.provenance |= self.start
         self.model.members_group = ranks.group
         if options.compile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import socket
 import subprocess
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from data_pipeline.errors import InputError
+from models import distributed
 from models.checkpoint import read_tensors, save
 from models.curriculum import TrainingOptions
 from models.distributed import ALONE, Ranks, joined
@@ -33,12 +36,18 @@ from pathlib import Path
 from models.distributed import joined
 from tests.models import test_distributed
 with joined("cpu") as (ranks, device):
-    for precision in ("float32", "bfloat16"):
-        test_distributed.train_toy(Path(sys.argv[1]) / precision, ranks, precision)
+    test_distributed.train_twice(Path(sys.argv[1]), ranks)
 """
 
 
-def train_toy(out: Path, ranks: Ranks = ALONE, precision: str = "float32") -> None:
+def train_twice(out: Path, ranks: Ranks = ALONE) -> None:
+    """Sharing the samples of each batch, and then the members of each sample."""
+    train_toy(out / "samples", ranks, STAGES)
+    of_one = ranks if ranks.size == 1 else Ranks(ranks.rank, 2, members_over=2, group=dist.group.WORLD)
+    train_toy(out / "members", of_one, STAGES[1:])
+
+
+def train_toy(out: Path, ranks: Ranks, stages: list[dict[str, Any]]) -> None:
     """A short training; every process leaves the weights that it ends with.
 
     It starts from random weights and has two channels in each group of a norm: where a gradient is next to nothing, as behind the
@@ -49,8 +58,8 @@ def train_toy(out: Path, ranks: Ranks = ALONE, precision: str = "float32") -> No
     samples = [samples_of(data, spec, period(data, *ends)) for ends in ((0, 39), (40, 59))]
     initial = save(out / f"initial_{ranks.rank}.safetensors", spec, network(spec).state_dict(), {})
     options = TrainingOptions(
-        stages=STAGES, validate_every=3, validation_inits=3, validation_members=2, validation_steps=2, input_noise=0.1,
-        precision=precision, initial=str(initial),
+        stages=stages, validate_every=3, validation_inits=3, validation_members=2, validation_steps=2, input_noise=0.1,
+        initial=str(initial),
     )  # fmt: skip
     ends: dict[str, torch.Tensor] = {}
 
@@ -66,64 +75,56 @@ def train_toy(out: Path, ranks: Ranks = ALONE, precision: str = "float32") -> No
     torch.save(ends, out / f"rank_{ranks.rank}.pt")
 
 
-def in_two_processes(code: str, *arguments: str) -> None:
-    """Run `code` twice, as torchrun would."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    children = [
-        subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, env=shared | {"RANK": rank, "LOCAL_RANK": rank})
-        for rank in ("0", "1")
-    ]
-    try:
-        assert [child.wait(timeout=900) for child in children] == [0, 0]
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Where one process trained, and where two did."""
+    """Where one process trained, and where two did, this one and a child, each started as torchrun would."""
     alone, shared = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("shared")
-    for precision in ("float32", "bfloat16"):
-        train_toy(alone / precision, precision=precision)
-    in_two_processes(CHILD, str(shared))
+    train_twice(alone)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    both = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(shared)], cwd=ROOT, env=os.environ | both | {"RANK": "1", "LOCAL_RANK": "1"}
+    )
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (both | {"RANK": "0", "LOCAL_RANK": "0"}).items():
+                patch.setenv(name, value)
+            patch.setattr(distributed, "TIMEOUT", dt.timedelta(minutes=15))
+            with joined("cpu") as (ranks, _):
+                train_twice(shared, ranks)
+        assert child.wait(timeout=900) == 0
+    finally:
+        child.kill()
+        child.wait()
     return alone, shared
 
 
-def test_weights_moments_and_scores_are_those_of_one_process(folders: tuple[Path, Path]) -> None:
-    alone, shared = (state(folder / "float32") for folder in folders)
+@pytest.mark.parametrize("what", ["samples", "members"])
+def test_weights_moments_and_scores_are_those_of_one_process(folders: tuple[Path, Path], what: str) -> None:
+    alone, shared = (state(folder / what) for folder in folders)
     assert alone.keys() == shared.keys()
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
-    compare_metrics(folders, "float32", 2e-6)
-
-
-def test_in_low_precision_only_the_rounding_of_the_halves_differs(folders: tuple[Path, Path]) -> None:
-    compare_metrics(folders, "bfloat16", 0.02)
-
-
-def compare_metrics(folders: tuple[Path, Path], precision: str, tolerance: float) -> None:
-    for one, other in zip(*(metrics(folder / precision) for folder in folders), strict=True):
+    for one, other in zip(*(metrics(folder / what) for folder in folders), strict=True):
         assert one.keys() == other.keys()
         for key in ("loss", "gradient_norm", "score", "crps", "parts"):
-            assert other[key] == pytest.approx(one[key], rel=tolerance), key
+            assert other[key] == pytest.approx(one[key], rel=2e-6), key
 
 
-def test_the_processes_hold_the_same_weights_to_the_bit(folders: tuple[Path, Path]) -> None:
-    for precision in ("float32", "bfloat16"):
-        first, second = (torch.load(folders[1] / precision / f"rank_{rank}.pt") for rank in (0, 1))
-        assert all(torch.equal(value, second[name]) for name, value in first.items())
+@pytest.mark.parametrize("what", ["samples", "members"])
+def test_the_processes_hold_the_same_weights_to_the_bit(folders: tuple[Path, Path], what: str) -> None:
+    first, second = (torch.load(folders[1] / what / f"rank_{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_one_process_writes_the_files(folders: tuple[Path, Path]) -> None:
-    assert len(metrics(folders[1] / "float32")) == 2
+    shared = folders[1] / "samples"
+    assert len(metrics(shared)) == 2
     extra = {f"{name}_{rank}.{end}" for name, end in (("rank", "pt"), ("initial", "safetensors")) for rank in (0, 1)}
-    written = {path.name for path in (folders[1] / "float32").rglob("*") if path.is_file()}
+    written = {path.name for path in shared.rglob("*") if path.is_file()}
     assert written == {"checkpoint.safetensors", "state.safetensors", "metrics.jsonl"} | extra
-    assert "proof" in read_tensors(folders[1] / "float32" / "checkpoint.safetensors")[0]
+    assert "proof" in read_tensors(shared / "checkpoint.safetensors")[0]
 
 
 def test_noise_of_a_process_is_its_share_of_that_of_the_joint_batch() -> None:
@@ -144,6 +145,16 @@ def test_what_cannot_be_shared_out_is_refused(tmp_path: Path, monkeypatch: pytes
         pass
     with pytest.raises(InputError, match="every process a GPU of its own; use --device cuda"), joined("cuda:1"):
         pass
+
+
+def test_processes_that_see_different_states_do_not_train_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(found: torch.Tensor) -> None:
+        found[1] = 500
+
+    monkeypatch.setattr(dist, "all_reduce", other)
+    Ranks(0, 2).check_resumed(500, torch.device("cpu"))
+    with pytest.raises(InputError, match="states of 0 and 500 updates; --out must be one folder that all of them see"):
+        Ranks(0, 2).check_resumed(0, torch.device("cpu"))
 
 
 def test_without_torchrun_a_process_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
