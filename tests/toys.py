@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -125,7 +125,7 @@ def network(spec: Spec, seed: int = 0, size: float = 0.2) -> CrpsGenerator:
     """A generator whose weights are all random: an untrained one is persistence, because its last convolution is zero."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        generator = build(spec).eval()
+        generator = cast(CrpsGenerator, build(spec).eval())
         for value in generator.parameters():
             value.add_(size * torch.randn_like(value))
     return generator
