@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.errors import InputError
+from data_pipeline.grid import Grid
 from data_pipeline.schema import stack
 from data_pipeline.statistics import in_period
 from forecast.boundary import Boundary
@@ -26,7 +27,7 @@ from verification.plan import truth_rows
 FEWEST_DATES = 6
 SAMPLE_BYTES = 256 << 20  # of forecasts kept for the fit
 MOST_POINTS = 64  # of a band and date: neighbours tell little more
-ALIKE = ("checkpoint_sha256", "noise_scale", "boundary", "compute_dtype")
+ALIKE = ("checkpoint_sha256", "noise_scale", "step_hours", "boundary", "compute_dtype")
 
 
 class PairSink:
@@ -128,7 +129,7 @@ def post_process(
     """Write the calibrated form of a stored forecast beside it, one block of leads after the other; resumable like any forecast.
 
     Its attributes say how it was calibrated and with what score it is to be verified. Raises InputError if the table was fitted
-    for another checkpoint, noise scale, boundary or grid, or for fewer leads.
+    for another checkpoint, noise scale, step, boundary or grid, or for fewer leads.
     """
     plan = plan_of(forecast)
     check_table(plan, table)
@@ -175,13 +176,14 @@ def check_table(plan: ForecastPlan, table: xr.Dataset) -> None:
         for key in ALIKE
         if not np.array_equal(np.asarray(plan.attrs.get(key, "")), np.asarray(table.attrs.get(key, "")))
     ]
-    longest = table["prediction_timedelta"].values
-    gone = np.setdiff1d(plan.leads, longest)
+    leads = table["prediction_timedelta"].values
+    gone = np.setdiff1d(plan.leads, leads)
     if gone.size:
-        faults.append(f"{gone.size} of {plan.leads.size} leads were not fitted; fitted are {longest.size} up to {longest[-1]}")
-    shape = (table.sizes["latitude"], table.sizes["longitude"])
-    if shape != plan.grid.shape or not np.allclose(table["latitude"].values, plan.grid.latitude):
-        faults.append(f"the forecast is on {plan.grid}, the calibration on {shape[1]}x{shape[0]}")
+        hours = leads[-1] / np.timedelta64(1, "h")
+        faults.append(f"{gone.size} of {plan.leads.size} leads were not fitted; fitted are {leads.size} up to {hours:g} h")
+    grid = Grid.of(table)
+    if not grid.matches(plan.grid):
+        faults.append(f"the forecast is on {plan.grid}, the calibration on {grid}")
     known = {str(label) for name in ("channel", "log_channel") for label in table[name].values}
     absent = [channel.label for channel in plan.channels if channel.label not in known]
     if absent:

@@ -17,6 +17,9 @@ def fit_post_processing(
     inits: Annotated[int, typer.Option(help="validation dates")] = 32,
     members: Annotated[int, typer.Option(min=2, help="members a date; forecasts are best calibrated at this number")] = 20,
     days: Annotated[float, typer.Option(help="longest lead; longer forecasts cannot be calibrated")] = 10.0,
+    step: Annotated[
+        str | None, typer.Option(help="lead interval of the forecasts to come, as 24h; the checkpoint's shortest unless given")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of the noise and of the points drawn")] = 1,
     noise_scale: Annotated[float | None, typer.Option(help="of the forecasts to come; the checkpoint's own unless given")] = None,
     boundary: Annotated[Literal["truth"] | None, typer.Option(help="ring of a regional model")] = None,
@@ -36,10 +39,12 @@ def fit_post_processing(
     from data_pipeline.progress import ProgressDisplay
     from forecast import calibrated
     from forecast.boundary import Boundary
+    from forecast.plan import whole_hours
     from models.post_processing import write_table
 
     data, devices = open_analysis(analysis), [name.strip() for name in device.split(",")]
-    generators = [models.load(path, devices[0]) for path in checkpoint]
+    hours = None if step is None else whole_hours(step)
+    generators = [models.load(path, devices[0], step_hours=hours) for path in checkpoint]
     with ProgressDisplay("validation forecasts", "leads") as bar:
         table = calibrated.fit_post_processing(
             generators, data, method=method, inits=inits, members=members, days=days, seed=seed, noise_scale=noise_scale,
@@ -62,7 +67,7 @@ def post_process(
 
     Example: plumecast post-process runs/planet/forecasts/crps.zarr --calibration runs/planet/checkpoint.calibration.nc
 
-    A calibration of another checkpoint, noise scale or boundary is refused.
+    A calibration of another checkpoint, noise scale, step or boundary is refused.
     """
     from data_pipeline import open_forecast
     from data_pipeline.progress import ProgressDisplay

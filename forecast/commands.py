@@ -106,13 +106,14 @@ def forecast(
     from data_pipeline.progress import ProgressDisplay
     from forecast.boundary import Boundary
     from forecast.initial_states import InitialStates
+    from forecast.plan import whole_hours
     from forecast.rollout import make_plan, run
     from forecast.sinks import ZarrSink
 
     if initial_number is not None and initial_states is None:
         raise InputError("--initial-number chooses a state of a store: give --initial-states too")
     devices = [name.strip() for name in device.split(",")]
-    hours = None if step is None else _whole_hours(step)
+    hours = None if step is None else whole_hours(step)
     generators = [models.load(path, devices[0], step_hours=hours) for path in checkpoint or [models.shipped()]]
     spec = generators[0].spec
     data = open_analysis(analysis)
@@ -235,15 +236,6 @@ def _inits(
     except ValueError as error:
         raise InputError(f"initialisations: {error}; write stamps as 2007-01-11T00, intervals as 24h") from None
     raise InputError("give --init (repeated), or --start and --stop with --every or --count")
-
-
-def _whole_hours(text: str) -> int:
-    from data_pipeline.errors import InputError
-
-    number = text.removesuffix("h")
-    if not (number.isascii() and number.isdigit() and text.endswith("h")):
-        raise InputError(f"--step {text!r}: expected whole hours, as 12h or 24h")
-    return int(number)
 
 
 def _period(given: tuple[str, str] | None, model: xr.Dataset | None, kind: str) -> tuple[str, str]:

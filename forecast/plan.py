@@ -39,10 +39,19 @@ class ForecastPlan:
         return self.lead_bytes * self.times.size * self.leads.size
 
 
+def whole_hours(text: str) -> int:
+    """Hours of a lead interval, as `24h`. Raises InputError for anything else."""
+    number = text.removesuffix("h")
+    if not (number.isascii() and number.isdigit() and text.endswith("h")):
+        raise InputError(f"--step {text!r}: expected whole hours, as 12h or 24h")
+    return int(number)
+
+
 def checkpoint_attrs(generators: Sequence[Generator], noise_scale: float | None = None) -> dict[str, Any]:
     """What a forecast's attributes say of the checkpoints that make it, one or several; noise_scale: each one's own unless given.
 
-    Several name all their hashes, in the order of the members, and the span of their periods.
+    Several name all their hashes, in the order of the members, and the span of their periods. step_hours: where a checkpoint
+    learned several intervals, the one that is stepped.
     """
     specs = [each.spec for each in generators]
     names = [f"{spec.family} {spec.options.get('preset', '')}".strip() for spec in specs]
@@ -54,6 +63,8 @@ def checkpoint_attrs(generators: Sequence[Generator], noise_scale: float | None 
         "training_period": _span([spec.training_period for spec in specs]),
         "validation_period": _span([spec.validation_period for spec in specs]),
     }
+    if any(spec.intervals for spec in specs):
+        attrs["step_hours"] = specs[0].step_hours
     dtypes = [str(each.compute_dtype).removeprefix("torch.") for each in generators]
     if set(dtypes) != {"float32"}:
         attrs["compute_dtype"] = ",".join(dict.fromkeys(dtypes))

@@ -99,13 +99,34 @@ def test_a_calibration_of_something_else_is_refused_with_all_reasons(job: Path) 
     other = raw.assign_attrs(checkpoint_sha256="f" * 64, noise_scale=1.0, post_processing="method mbm")
     longer = other.assign_coords(prediction_timedelta=other["prediction_timedelta"].values + np.timedelta64(10, "D"))
     with pytest.raises(InputError) as error:
-        calibrated.check_table(plan_of(longer), table.drop_sel(channel=T2M))
+        calibrated.check_table(plan_of(longer), table.drop_sel(channel=T2M).assign_coords(longitude=table["longitude"] + 5))
     text = str(error.value)
     assert "the forecast is calibrated already" in text
     assert "checkpoint_sha256: the forecast has ffff" in text
     assert "noise_scale: the forecast has 1.0, the calibration 1.1" in text
-    assert "2 of 2 leads were not fitted" in text
+    assert "2 of 2 leads were not fitted; fitted are 3 up to 36 h" in text
+    assert "longitude 0 to 337.5, the calibration on 16x8 global" in text
+    assert "longitude 5 to 342.5" in text
     assert f"the calibration lacks {T2M}" in text
+
+
+def test_a_calibration_is_that_of_one_step(job: Path, tmp_path: Path) -> None:
+    analysis = toys.weather(steps=200)
+    spec = toys.spec_of(analysis, toys.period(analysis, 0, 79), toys.period(analysis, 84, 150), intervals=(12, 24))
+    path = save(tmp_path / "both.safetensors", spec, toys.network(spec, size=0.1).state_dict(), {})
+    run(
+        "fit-post-processing", job / "analysis.zarr", "--checkpoint", path, "--inits", "6", "--members", "2", "--days", "2",
+        "--step", "24h",
+    )  # fmt: skip
+    table = read_table(tmp_path / "both.calibration.nc")
+    assert (table["prediction_timedelta"].values / np.timedelta64(1, "h")).tolist() == [24, 48]
+    init = analysis["time"].values[[160]]
+    short, long = (
+        forecast.make_plan(models.load(path, step_hours=hours), analysis, init, days=2, members=2, seed=0) for hours in (12, 24)
+    )
+    calibrated.check_table(long, table)
+    with pytest.raises(InputError, match="step_hours: the forecast has 12, the calibration 24"):
+        calibrated.check_table(short, table)
 
 
 def test_too_few_dates_and_no_validation_period_are_refused(job: Path) -> None:
