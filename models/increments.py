@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -23,13 +25,16 @@ class FieldOptions(Section):
     have a season, and only short forecasts may keep theirs.
     """
 
-    variable_weights: dict[str, float] = Field(default_factory=dict)
+    variable_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     level_weights: bool = True
     conserve: tuple[str, ...] = ()
 
 
 class Increments(nn.Module):
-    """x(t + dt) = x(t) + s * f(...), s the tendency std of the interval; diagnostic channels are f itself, not fed back."""
+    """x(t + dt) = x(t) + s * f(...), s the tendency std of the interval; diagnostic channels are f itself, not fed back.
+
+    Raises InputError where the options name channels that the model has not, or conserve means on a region.
+    """
 
     prognostic: Tensor
     carried: Tensor
@@ -47,6 +52,9 @@ class Increments(nn.Module):
         unknown = [label for label in options.conserve if label not in labels]
         if unknown:
             raise InputError(f"model.options.conserve names {', '.join(unknown)}; fed back are {', '.join(labels)}")
+        known = {*spec.channels, *(channel.name for channel in spec.parsed_channels)}
+        if strange := [name for name in options.variable_weights if name not in known]:
+            raise InputError(f"model.options.variable_weights names {', '.join(strange)}; expected of {', '.join(sorted(known))}")
         if options.conserve and not spec.grid.is_global:
             raise InputError("model.options.conserve needs a global grid: a region exchanges mass with its surroundings")
         self.planes = (*labels * spec.frames, *plane_names(spec.forcings))

@@ -7,7 +7,7 @@ import torch
 
 from models.contract import Stage
 from tests.models import gaussian_world
-from tests.models.test_vae import diagnose, untrained, vae_spec
+from tests.models.vae_toys import diagnose, untrained, vae_spec
 
 pytestmark = pytest.mark.campaign
 

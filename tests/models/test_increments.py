@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from data_pipeline.errors import InputError
 from forecast.rollout import sample as forecast
@@ -57,6 +58,15 @@ def test_what_cannot_be_conserved_is_refused() -> None:
     region = spec_of(weather(REGION), diagnostic=(RAIN,))
     with pytest.raises(InputError, match="needs a global grid"):
         Increments(region, FieldOptions(conserve=("2m_temperature",)))
+
+
+def test_weights_of_what_the_model_has_not_and_negative_ones_are_refused() -> None:
+    spec = spec_of(weather(), diagnostic=(RAIN,))
+    Increments(spec, FieldOptions(variable_weights={"geopotential": 2.0, "geopotential_500": 3.0, RAIN: 0.0}))
+    with pytest.raises(InputError, match="model.options.variable_weights names geopotental; expected of .*, geopotential, geo"):
+        Increments(spec, FieldOptions(variable_weights={"geopotental": 3.0}))
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        FieldOptions(variable_weights={"geopotential": -1.0})
 
 
 def test_precipitation_is_never_negative_and_dry_is_exactly_zero() -> None:
