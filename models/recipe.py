@@ -179,7 +179,9 @@ def run_training(
 
 
 def json_ready(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as plain data, without the folder its source was read from: paths say nothing about the data."""
+    """A recipe as plain data, without paths: they say nothing about the data, and a start from other weights names their hash."""
     plain = {name: dict(part) if isinstance(part, Mapping) else part for name, part in recipe.items()}
     plain.get("source", {}).pop("path", None)
+    for name in ("initial", "warm_start"):
+        plain.get("training", {}).pop(name, None)
     return plain

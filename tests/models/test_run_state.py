@@ -16,15 +16,17 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from data_pipeline.batches import Samples
 from data_pipeline.errors import GateError, InputError
 from models import checkpoint, training
 from models.checkpoint import Family, load, read_tensors, save, write_tensors
 from models.contract import Loss, Sample, Spec, Stage
 from models.crps import CrpsGenerator, CrpsOptions
+from models.recipe import json_ready
 from models.run_state import Run
 from models.validation import Validation
 from tests.models.test_training import STAGES, StoppedError, metrics, options, run, state, stop_at
-from tests.toys import network, period, spec_of, weather
+from tests.toys import network, period, samples_of, spec_of, weather
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +107,7 @@ def test_a_perfect_reconstruction_scores_0_and_nothing_scores_the_size_of_the_fi
     assert training.validate_autoencoder(generator, samples, starts, 3).score == 0
 
 
-def training_samples(data: xr.Dataset, spec: Spec) -> Any:
-    from tests.toys import samples_of
-
+def training_samples(data: xr.Dataset, spec: Spec) -> Samples:
     return samples_of(data, spec, period(data, 0, 59))
 
 
@@ -249,6 +249,16 @@ def test_a_warm_start_that_has_seen_what_must_not_be_seen_is_refused(
 def test_a_run_starts_from_one_checkpoint() -> None:
     with pytest.raises(ValueError, match="initial and warm_start are both given"):
         options(initial="a", warm_start="b")
+
+
+def test_the_recipe_in_a_checkpoint_names_no_folders() -> None:
+    recipe = {
+        "name": "a",
+        "source": {"path": "there", "kind": "era5"},
+        "training": {"warm_start": "here/x.safetensors", "seed": 1},
+    }
+    assert json_ready(recipe) == {"name": "a", "source": {"kind": "era5"}, "training": {"seed": 1}}
+    assert recipe["training"]["warm_start"] == "here/x.safetensors"  # type: ignore[index]
 
 
 def test_what_a_run_started_from_is_remembered_when_the_file_is_gone(data: xr.Dataset, spec: Spec, tmp_path: Path) -> None:
