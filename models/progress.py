@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -89,12 +90,13 @@ def _duration(seconds: float) -> str:
 def show_plan(spec: Spec, options: TrainingOptions, training: Samples) -> None:
     """Print what a training would do."""
     console = Console()
-    parameters = sum(value.numel() for value in build(spec).parameters())
+    with torch.device("meta"):  # shapes alone
+        parameters = sum(value.numel() for value in build(spec).parameters())
     console.print(f"{spec.family} generator, {parameters:,} parameters, {len(spec.channels)} channels on {spec.grid}")
     console.print(f"training period {spec.training_period}, {training.times.size} analyses, step {spec.step_hours} h")
     passes = 0
     for stage in options.stages:
-        work = stage.iterations * stage.batch * stage.members * stage.rollout
+        work = stage.iterations * stage.passes
         passes += work
         console.print(
             f"  {stage.name}: {stage.iterations} updates of {stage.batch} samples x {stage.members} members x "
