@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from data_pipeline.batches import Batch, Order
 from data_pipeline.recipe import Section
 from models.contract import Spec, Stage
 from models.precision import Precision
+
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of an exponential average
 
 
 class StageOptions(Section):
@@ -36,7 +38,7 @@ class StageOptions(Section):
     recompute: bool = False
     rate: float = Field(gt=0)
     final_rate: float = Field(gt=0)
-    warmup: int = 0
+    warmup: int = Field(default=0, ge=0)
 
     def as_stage(self, position: int) -> Stage:
         """What the loss sees at an update of the stage."""
@@ -73,11 +75,11 @@ class TrainingOptions(Section):
     precision: Precision = "float32"
     compile: bool = False
     members_over: int = Field(default=1, ge=1)
-    weight_decay: float = 0.05
+    weight_decay: float = Field(default=0.05, ge=0)
     input_noise: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    ema: float = 0.999
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    clip: float = Field(default=1.0, gt=0)
+    ema: Decay = 0.999
     validate_every: int = Field(default=500, gt=0)
     validation_inits: int = Field(default=12, gt=0)
     validation_members: int = Field(default=8, ge=2)

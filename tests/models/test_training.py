@@ -247,7 +247,10 @@ def test_weight_decay_leaves_the_noise_awake(data: xr.Dataset, spec: Spec, tmp_p
 
 
 def test_faults_of_the_training_section_are_all_listed() -> None:
-    bad = {"stages": [], "seed": -1, "validation_members": 1, "validate_every": 0, "epochs": 3}
+    bad = {
+        "stages": [], "seed": -1, "validation_members": 1, "validate_every": 0, "epochs": 3, "clip": 0, "ema": 1.0,
+        "betas": [0.9, 1.0], "weight_decay": -0.1,
+    }  # fmt: skip
     with pytest.raises(InputError) as error:
         section({"name": "job", "training": bad}, "training", TrainingOptions)
     for key in (*(f"training.{name}" for name in bad if name != "epochs"), "training.epochs: unknown key"):
