@@ -3,8 +3,6 @@
 Members lie before points. A tile of points stays in the first-level cache while every member is compared with every other; the
 loops run along the points, so that they vectorise. Counting who lies below costs O(M^2) comparisons, but no argsort, no ties to
 mend afterwards, and up to some hundred members it is faster than a sorting network that carries the members' numbers along.
-
-This module is imported with the first loss on a CPU, as numba takes longer to load than all of `models`.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from models import crps_kernels
 from models.contract import Stage
 
 MAX_MEMBERS = 8191  # 4 * balance + 2 must fit 16 bits
@@ -42,8 +43,6 @@ class _AlmostFairCRPS(torch.autograd.Function):
 
 def _compiled(x: Tensor, y: Tensor, factor: float) -> tuple[Tensor, Tensor]:
     """Loss and codes through the compiled kernels."""
-    from models import crps_kernels
-
     codes = torch.empty(x.shape, dtype=_code_dtype(len(x)))
     flat, truth = x.contiguous().view(len(x), -1).numpy(), y.contiguous().view(-1).numpy()
     loss = crps_kernels.forward(flat, truth, factor, codes.view(len(x), -1).numpy(), torch.get_num_threads())
@@ -51,8 +50,6 @@ def _compiled(x: Tensor, y: Tensor, factor: float) -> tuple[Tensor, Tensor]:
 
 
 def _compiled_slope(codes: Tensor, grad: Tensor, factor: float) -> Tensor:
-    from models import crps_kernels
-
     flat = codes.view(len(codes), -1).numpy()
     slope = crps_kernels.backward(flat, grad.contiguous().view(-1).numpy(), factor, torch.get_num_threads())
     return torch.from_numpy(slope).view(codes.shape)

@@ -37,7 +37,7 @@ PEERS = (
     "anemoi-training==0.17.1", "anemoi-models==0.19.0", "einops==0.8.2", "omegaconf==2.4.0", "hydra-core==1.3.8",
     "antlr4-python3-runtime==4.9.3", "PyYAML==6.0.4", "torch-geometric==2.8.1", "xxhash==4.1.0",
 )  # fmt: skip
-PAIRS_HELD = {"anemoi": 8, "anemoi naive": 2}  # tensors of all pairs that forward and backward hold at once, about
+PAIRS_HELD = {"anemoi": 8, "anemoi naive": 2, "pairwise": 2}  # tensors of all pairs that forward and backward hold at once, about
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -47,6 +47,7 @@ class Case(NamedTuple):
     loss: Loss
     members: Tensor
     truth: Tensor
+    points: int  # axis of the members
     scale: float
 
 
@@ -104,9 +105,9 @@ def row(points: int, members: int, anemoi: dict[str, Loss], options: argparse.Na
     first = torch.from_numpy(rng.standard_normal((members, 1, 1, VARIABLES, points), dtype=np.float32))
     last = first.movedim(0, -1).contiguous()
     truth = torch.from_numpy(rng.standard_normal((1, 1, VARIABLES, points), dtype=np.float32))
-    contestants: dict[str, Case] = {"ours": Case(lambda x, y: almost_fair_crps(x, y, ALPHA), first, truth, 1)}
-    contestants |= {name: part(loss, last, truth, PAIRS_HELD[name], options.memory) for name, loss in anemoi.items()}
-    contestants["pairwise"] = Case(pairwise, first, truth, 1)
+    contestants: dict[str, Case] = {"ours": Case(lambda x, y: almost_fair_crps(x, y, ALPHA), first, truth, -1, 1)}
+    contestants |= {name: part(Case(loss, last, truth, -2, 1), PAIRS_HELD[name], options.memory) for name, loss in anemoi.items()}
+    contestants["pairwise"] = part(Case(pairwise, first, truth, -1, 1), PAIRS_HELD["pairwise"], options.memory)
     check(contestants, first, truth)
     kept = {name: case.scale * saved(case) for name, case in contestants.items()}
     seconds = turns(contestants, options.turns, options.seconds)
@@ -121,12 +122,12 @@ def row(points: int, members: int, anemoi: dict[str, Loss], options: argparse.Na
     print(f"{points:>7}{members:>4}   {cells}{ratios}   {memory}", flush=True)
 
 
-def part(loss: Loss, members: Tensor, truth: Tensor, held: int, memory: float) -> Case:
-    """As many of the points (before the members, which are last) as fit; held: float32 tensors of M x M values a point."""
-    need = 4e-9 * held * truth.numel() * members.shape[-1] ** 2
-    scale = math.ceil(need / memory)
-    some = truth.shape[-1] // scale
-    return Case(loss, members[..., :some, :].contiguous(), truth[..., :some].contiguous(), truth.shape[-1] / some)
+def part(case: Case, held: int, memory: float) -> Case:
+    """The case on as many of the points as fit; held: float32 tensors of M x M values a point."""
+    points, ensemble = case.truth.shape[-1], case.members.numel() // case.truth.numel()
+    some = points // math.ceil(4e-9 * held * case.truth.numel() * ensemble**2 / memory)
+    members = case.members.narrow(case.points, 0, some).contiguous()
+    return case._replace(members=members, truth=case.truth[..., :some].contiguous(), scale=points / some)
 
 
 def step(loss: Loss, members: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,10 +143,9 @@ def check(contestants: dict[str, Case], members: Tensor, truth: Tensor) -> None:
     few = slice(0, 64)
     values, grad = step(pairwise, members[..., few].double(), truth[..., few].double())
     for name, case in contestants.items():
-        first = case.members is members
-        own = members[..., few] if first else members[..., few].movedim(0, -1)
+        own = members[..., few] if case.points == -1 else members[..., few].movedim(0, -1)
         found, slope = step(case.loss, own.contiguous(), truth[..., few].contiguous())
-        slope = slope if first else slope.movedim(-1, 0)
+        slope = slope if case.points == -1 else slope.movedim(-1, 0)
         error = max(float((one - other).abs().max()) for one, other in ((found, values), (slope, grad)))
         assert error < (1e-6 if name == "ours" else 1e-4), f"{name}: {error:.1e} from the definition"
 
