@@ -40,11 +40,11 @@ def draw(members: int, points: int = 200, *, tied: bool = False, seed: int = 0) 
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("members", [1, 2, 3, 8, 50, 127])
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("members", [1, 2, 3, 50, 127])
+@pytest.mark.parametrize("alpha", [0.0, 0.95, 1.0])
 def test_value_is_the_definition(members: int, alpha: float, tied: bool) -> None:
     x, y = draw(members, tied=tied)
-    torch.testing.assert_close(almost_fair_crps(x, y, alpha).double(), pairwise(x, y, alpha), rtol=1e-4, atol=2e-6)
+    torch.testing.assert_close(almost_fair_crps(x, y, alpha).double(), pairwise(x, y, alpha), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -314,7 +314,12 @@ def test_members_over_two_processes_have_the_loss_and_the_gradient_of_one_proces
     children = [
         subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(tmp_path)], cwd=ROOT, env=os.environ) for rank in (0, 1)
     ]
-    assert [child.wait(timeout=300) for child in children] == [0, 0]
+    try:
+        assert [child.wait(timeout=300) for child in children] == [0, 0]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
     every = members.clone().requires_grad_()
     loss = ensemble_loss(every, truth, weight, Stage(members=4, alpha=0.95, bands=0.2, spectral=0.1))
     loss.backward()
