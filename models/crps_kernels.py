@@ -1,8 +1,8 @@
 """The almost-fair CRPS and its gradient on CPUs: one pass over members and points, compiled by numba.
 
 Members lie before points. A tile of points stays in the first-level cache while every member is compared with every other; the
-loops run along the points, so that they vectorise. Counting who lies below costs O(M^2) comparisons, but no argsort, no ties to
-mend afterwards, and up to some hundred members it is faster than a sorting network that carries the members' numbers along.
+loops run along the points, so that they vectorise. Counting who lies below costs O(M^2) comparisons, but members keep their
+places: there is no argsort, and ties, which show in the counts' sum, cost a second count in the tiles that have them.
 """
 
 from __future__ import annotations
