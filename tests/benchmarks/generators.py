@@ -51,6 +51,9 @@ def main() -> None:
         torch.set_num_threads(given.threads)
         make(given)
         draw(given.out)
+    elif not (given.out / "models.json").exists():
+        print(f"{given.out} holds no scores yet; make them with WORK --planet FOLDER --model NAME=CHECKPOINT (--help)")
+        return
     text = tables(given.out)
     print(text)
     if given.work is not None:
