@@ -63,8 +63,10 @@ class TrainingOptions(Section):
     initial: a checkpoint of this very spec whose weights the run starts from (fine-tuning). warm_start: a checkpoint, also of
     another family, of which the tensors of equal name and shape are taken. order: of the samples; "chunks" where the analysis
     does not fit the memory. input_noise: std of white noise on the input frames, in tendency std, against overfitting. compile:
-    networks through torch.compile. members_over: processes that share the members of each sample. save_seconds: how often the
-    state to resume from is written between validations. tensorboard: the metrics also as TensorBoard events.
+    the forward passes of networks through torch.compile, for long runs on a GPU: on a CPU compiling alone takes about a minute.
+    The two halves of an autoencoder are no forward passes and stay as they are. members_over: processes that share the members of
+    each sample. save_seconds: how often the state to resume from is written between validations. tensorboard: the metrics also as
+    TensorBoard events.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -272,6 +272,7 @@ def test_it_learns_to_move_a_pattern(tmp_path: Path) -> None:
     assert metrics(tmp_path)[-1]["crps"][2] < 0.3 * persistence[2]
 
 
+@pytest.mark.campaign
 def test_it_learns_the_spread_of_a_known_gaussian_world(tmp_path: Path) -> None:
     """x' = 0.6 x + 0.8 e pattern: one random number a step moves the whole field; the spread is to be learned from pairs."""
     rng = np.random.default_rng(2)
