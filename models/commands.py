@@ -49,7 +49,7 @@ def train(
     from models.curriculum import TrainingOptions
     from models.distributed import joined
     from models.progress import TrainingDisplay, show_plan
-    from models.recipe import plan_training, run_training
+    from models.recipe import periods_of, plan_training, run_training
 
     parts = read_recipe(recipe, settings or [])
     folder = out or Path("runs") / parts["name"]
@@ -62,6 +62,7 @@ def train(
     if dry_run:
         show_plan(*plan_training(parts, data, kept)[:3])
         return
+    periods_of(parts, data)  # a recipe without periods is no recipe for training, whatever else it lacks
     with joined(device, section(parts, "training", TrainingOptions).members_over) as (ranks, own_device):
         with TrainingDisplay(quiet=not ranks.leads) as display:
             checkpoint = run_training(parts, data, folder, device=own_device, report=display, kept=kept, ranks=ranks)

@@ -119,8 +119,7 @@ def plan_training(
 
     kept: what the ingest of this very analysis left for its statistics, see `data_pipeline.kept`.
     """
-    periods = section(recipe, "periods", Periods)
-    training, validation = _periods(analysis, periods)
+    training, validation = periods_of(recipe, analysis)
     model = model_section(recipe)
     options = section(recipe, "training", TrainingOptions)
     plane_names(model.forcings)
@@ -139,8 +138,9 @@ def plan_training(
     return spec, options, samples(training), samples(validation)
 
 
-def _periods(analysis: xr.Dataset, periods: Periods) -> tuple[tuple[str, str], tuple[str, str]]:
+def periods_of(recipe: Mapping[str, Any], analysis: xr.Dataset) -> tuple[tuple[str, str], tuple[str, str]]:
     """Training and validation period. Raises InputError, saying what the analysis holds, if one is missing or has no analyses."""
+    periods = section(recipe, "periods", Periods)
     times = analysis["time"].values
     holds = f"the analysis holds {times.size} stamps, {times[0].astype('datetime64[h]')} to {times[-1].astype('datetime64[h]')}"
     absent = [name for name in ("training", "validation") if getattr(periods, name) is None]
