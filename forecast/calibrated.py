@@ -18,7 +18,7 @@ from data_pipeline.statistics import in_period
 from forecast.boundary import Boundary
 from forecast.initial_states import spread_evenly
 from forecast.plan import ForecastPlan, plan_of
-from forecast.rollout import Generators, Progress, make_plan, run
+from forecast.rollout import Generators, Progress, listed, make_plan, run
 from forecast.sinks import ZarrSink
 from models import post_processing
 from models.post_processing import Correction, Fitting, Method, Pairs
@@ -89,18 +89,18 @@ def fit_post_processing(
     another are not calibrated by this. Returns what `Correction` applies, its attributes naming checkpoints, method, dates and
     members. Raises InputError without a validation period, or for too few dates.
     """
-    listed = list(generators) if isinstance(generators, Sequence) else [generators]
+    given = listed(generators)
     if inits < FEWEST_DATES:
         raise InputError(f"a calibration from {inits} dates was asked for; at least {FEWEST_DATES} tell its own error")
-    period = _common_period([each.spec.validation_period for each in listed])
+    period = _common_period([each.spec.validation_period for each in given])
     inside = analysis.isel(time=np.flatnonzero(in_period(analysis["time"].values, period)))
-    spec, horizon = listed[0].spec, np.timedelta64(round(days * 24), "h")
-    times = spread_evenly(inside, max(each.spec.frames for each in listed), spec.step, period, inits, horizon)
+    spec, horizon = given[0].spec, np.timedelta64(round(days * 24), "h")
+    times = spread_evenly(inside, max(each.spec.frames for each in given), spec.step, period, inits, horizon)
     plan = make_plan(
-        listed, inside, times, days=days, members=members, seed=seed, noise_scale=noise_scale, boundary=boundary
+        given, inside, times, days=days, members=members, seed=seed, noise_scale=noise_scale, boundary=boundary
     )  # fmt: skip
     sink = PairSink(inside, seed=seed)
-    run(listed, inside, plan, [sink], boundary=boundary, devices=devices, report=report)
+    run(given, inside, plan, [sink], boundary=boundary, devices=devices, report=report)
     return fitted(sink, method)
 
 

@@ -59,7 +59,7 @@ def make_plan(
 
     Raises InputError before any heavy work.
     """
-    generators = _listed(generator)
+    generators = listed(generator)
     spec = generators[0].spec
     check_together([each.spec for each in generators])
     inits = np.unique(np.array([np.datetime64(time, "ns") for time in times]))
@@ -94,7 +94,8 @@ def make_plan(
     return ForecastPlan(inits, leads, numbers, tuple(spec.parsed_channels), spec.grid, attrs)
 
 
-def _listed(generator: Generators) -> list[Generator]:
+def listed(generator: Generators) -> list[Generator]:
+    """One generator or several, as a list."""
     return [generator] if isinstance(generator, Generator) else list(generator)
 
 
@@ -117,7 +118,7 @@ def run(
     Memory: the states of one initialisation's members, one lead of fields, and a block of the boundary's leads. Raises GateError
     if a field is not finite.
     """
-    generators = _listed(generator)
+    generators = listed(generator)
     specs = [each.spec for each in generators]
     planes_of = _Planes(specs, analysis)
     lanes = share_out(generators, plan, devices)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from functools import partial
 
-import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
@@ -20,8 +18,8 @@ from torch.nn import functional as F
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.recipe import Section
-from models.backbones.sphere import extend_globe, extend_region, pad_globe, pad_region
-from models.backbones.unet import Conv, Pad
+from models.backbones.sphere import Pad, extended, has_polar_rows, padding
+from models.backbones.unet import Conv
 
 POOLED, WAVES = 0.1, 0.1  # weights of these terms of the loss beside the point-wise one's 1
 TYPICAL = 3.0  # a field's deviation from its mean, in 12 h tendencies: the convolutions see numbers of order 1
@@ -95,7 +93,7 @@ class Autoencoder(nn.Module):
         numbers = n_channels * cell**2
         if k > numbers:
             raise InputError(f"model.options.latents {k}: a cell of {cell}x{cell} points has {numbers} numbers, no more to keep")
-        self.polar_rows = self.is_global and bool(np.isclose(grid.latitude[-1], 90))
+        self.polar_rows = has_polar_rows(grid)
         self.extra = ((-grid.shape[0]) % cell, (-grid.shape[1]) % cell)
         height, width = ((size + extra) // cell for size, extra in zip(grid.shape, self.extra, strict=True))
         self.latent_shape = (k, height, width)
@@ -107,8 +105,7 @@ class Autoencoder(nn.Module):
         area = torch.tensor(grid.area_weights, dtype=torch.float32)[None, None]
         self.register_buffer("area", self.pooled(area)[0, 0], persistent=False)
         self.register_buffer("pole_signs", pole_signs, persistent=False)
-        self.pad: Pad = pad_globe if self.is_global else pad_region
-        self.fine: Pad = partial(pad_globe, polar_rows=True) if self.polar_rows else self.pad
+        self.pad, self.fine = padding(self.is_global), padding(self.is_global, self.polar_rows)
         coarser = list(itertools.pairwise(widths))
         blocks = [[Residual(width, self.pad) for _ in range(2 * n)] for width, n in zip(widths, options.ae_blocks, strict=True)]
         down, up = ([own[half::2] for own in blocks] for half in (0, 1))
@@ -174,11 +171,8 @@ class Autoencoder(nn.Module):
 
     def _deviation(self, fields: Tensor) -> Tensor:
         """Deviations from the centre in units that count alike, on the extended grid."""
-        rows, columns = self.extra
         deviation = (fields - self.centre) / self.unit
-        if self.is_global:
-            return extend_globe(deviation, rows, self.pole_signs, self.polar_rows)
-        return extend_region(deviation, rows, columns)
+        return extended(deviation, self.extra, is_global=self.is_global, pole_signs=self.pole_signs, polar_rows=self.polar_rows)
 
     def _cells(self, fields: Tensor) -> Tensor:
         """Fields (B, C, H, W) on the extended grid as (B, C * cell * cell, h, w)."""

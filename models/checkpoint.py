@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from data_pipeline.disk import sha256
 from data_pipeline.errors import InputError
 from data_pipeline.recipe import Section
 from data_pipeline.store import version
@@ -93,7 +93,7 @@ def load(path: str | Path, device: str = "cpu", *, step_hours: int | None = None
     if bad:
         raise InputError(f"checkpoint {path}: tensor {bad[0]} holds values that are not finite")
     generator.provenance = json.loads(header["provenance"])
-    generator.sha256 = file_sha256(path)
+    generator.sha256 = sha256(path)
     return generator.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
@@ -147,9 +147,3 @@ def read_tensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read as safetensors ({error}); it may be cut short") from None
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

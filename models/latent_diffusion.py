@@ -21,7 +21,7 @@ from data_pipeline.schema import Channel
 from models.autoencoder import Autoencoder, AutoencoderOptions, reconstruction_loss
 from models.backbones.conditioning import cell_centres
 from models.backbones.denoiser import Context, Denoiser, DenoiserOptions
-from models.backbones.sphere import pad_globe, pad_region
+from models.backbones.sphere import padding
 from models.contract import Generator, Loss, Sample, Spec, Stage
 from models.increments import VECTORS_ACROSS_POLE, FieldOptions, Increments
 from models.losses import ensemble_loss, gathered
@@ -106,7 +106,7 @@ class LatentDiffusionGenerator(Generator):
         )
         self.net = Denoiser(
             (k, height, width), spec.frames * k, len(self.planes), len(self.scalars), options,
-            pad=pad_globe if grid.is_global else pad_region, latitude=latitude, longitude=longitude,
+            pad=padding(grid.is_global), latitude=latitude, longitude=longitude,
         )  # fmt: skip
         self.sigmas = levels(options.levels, sigma_max=options.sigma_max, sigma_min=options.sigma_min, rho=options.rho)
         self.churn = Churn(options.churn, options.churn_above, options.sigma_max, options.churn_noise)

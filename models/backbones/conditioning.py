@@ -5,12 +5,14 @@ Tokens are (B, T, d), T = rows x columns of the token grid, row by row from the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values (B, heads, T, width / heads)
 
 
 class SphereRotary(nn.Module):
@@ -128,13 +130,22 @@ class Modulated(nn.Module):
         self, tokens: Tensor, conditioning: Tensor, rotary: SphereRotary | None = None, local: Tensor | None = None
     ) -> Tensor:
         """tokens (B, T, width), conditioning (B, conditioning), local (B, T, local); returns (B, T, width)."""
+        return self.joint(tokens, conditioning, rotary, local=local)[0]
+
+    def joint(
+        self, tokens: Tensor, conditioning: Tensor, rotary: SphereRotary | None = None, *, local: Tensor | None = None,
+        beside: tuple[Tensor, Tensor] | None = None, attend: Attend = F.scaled_dot_product_attention,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # fmt: skip
+        """The same, the tokens attending to the keys and values `beside` (B, heads, T', width / heads) too; and their own."""
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.to_affine(F.silu(conditioning))[:, None].chunk(6, -1)
-        attended = self.attention(modulate(self.norm_attention(tokens), shift, scale), rotary)
-        tokens = tokens + gate * self.dropout(attended)
+        query, *own = self.attention.split(modulate(self.norm_attention(tokens), shift, scale), rotary)
+        keys, values = own if beside is None else (torch.cat([mine, other], 2) for mine, other in zip(own, beside, strict=True))
+        tokens = tokens + gate * self.dropout(self.attention.merge(attend(query, keys, values)))
         if self.to_local is not None and local is not None:
             own_shift, own_scale = self.to_local(local).chunk(2, -1)
             shift_mlp, scale_mlp = shift_mlp + own_shift, scale_mlp + own_scale
-        return tokens + gate_mlp * self.dropout(self.mlp(modulate(self.norm_mlp(tokens), shift_mlp, scale_mlp)))
+        tokens = tokens + gate_mlp * self.dropout(self.mlp(modulate(self.norm_mlp(tokens), shift_mlp, scale_mlp)))
+        return tokens, (own[0], own[1])
 
 
 def zero_(layer: nn.Linear | nn.Conv2d) -> None:

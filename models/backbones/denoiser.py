@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from data_pipeline.recipe import Section
 from models.backbones.conditioning import Modulated, SphereRotary, heads_of, modulate, sinusoidal
-from models.backbones.unet import Conv, Pad
+from models.backbones.sphere import Pad
+from models.backbones.unet import Conv
 
 LEVEL_SCALE, LEVEL_WIDTH = 32.0, 64  # ln(sigma) / 4 runs from -1 to 1: times 32 the fastest of the 32 waves tells 3 % apart
 
@@ -86,7 +87,7 @@ class Denoiser(nn.Module):
         embedding = self._embedding(scalars)
         beside = []
         for block in self.past:
-            tokens, own = _attend(block, tokens, embedding, self.rotary)  # type: ignore[arg-type]
+            tokens, own = block.joint(tokens, embedding, self.rotary, attend=_attention)  # type: ignore[operator]
             beside.append(own)
         return Context(beside, self.join(tokens), fields, scalars)
 
@@ -96,10 +97,10 @@ class Denoiser(nn.Module):
         embedding = self._embedding(context.scalars, self.level(wave))
         tokens = _tokens(self.embed_noisy(noisy) + self.enter(context.fields) + self.position)
         for block, beside in zip(self.dual, context.beside, strict=True):
-            tokens, _ = _attend(block, tokens, embedding, self.rotary, beside)  # type: ignore[arg-type]
+            tokens, _ = block.joint(tokens, embedding, self.rotary, beside=beside, attend=_attention)  # type: ignore[operator]
         tokens = tokens + context.tokens
         for block in self.single:
-            tokens, _ = _attend(block, tokens, embedding, self.rotary)  # type: ignore[arg-type]
+            tokens, _ = block.joint(tokens, embedding, self.rotary, attend=_attention)  # type: ignore[operator]
         shift, scale = self.to_affine(F.silu(embedding))[:, None].chunk(2, -1)
         tokens = modulate(self.norm(tokens), shift, scale)
         out: Tensor = self.head(tokens.transpose(1, 2).unflatten(2, self.shape[1:]))
@@ -113,19 +114,6 @@ class Denoiser(nn.Module):
 
 def _tokens(fields: Tensor) -> Tensor:
     return fields.flatten(2).transpose(1, 2)
-
-
-def _attend(
-    block: Modulated, tokens: Tensor, conditioning: Tensor, rotary: SphereRotary, beside: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """`block`, its tokens attending to themselves and to the keys and values `beside`; returns its own keys and values too."""
-    shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = block.to_affine(F.silu(conditioning))[:, None].chunk(6, -1)
-    query, *own = block.attention.split(modulate(block.norm_attention(tokens), shift, scale), rotary)
-    keys, values = own if beside is None else (torch.cat([mine, other], 2) for mine, other in zip(own, beside, strict=True))
-    attended = block.attention.merge(_attention(query, keys, values))
-    tokens = tokens + gate * block.dropout(attended)
-    tokens = tokens + gate_mlp * block.dropout(block.mlp(modulate(block.norm_mlp(tokens), shift_mlp, scale_mlp)))
-    return tokens, (own[0], own[1])
 
 
 def _attention(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_pipeline.grid import Grid
+from models.backbones.conditioning import zero_
 from models.backbones.network import Backbone
-from models.backbones.sphere import extend_globe, extend_region, pad_globe, pad_region
+from models.backbones.sphere import extended, padding
 from models.backbones.unet import Conv
 
 
@@ -32,15 +33,11 @@ class Domain(NamedTuple):
 
     def extended(self, fields: Tensor, signs: Tensor | None) -> Tensor:
         """Fields (B, n, H, W) on whole coarse cells; signs: -1 for what turns at the poles."""
-        if self.is_global:
-            return extend_globe(fields, self.extra[0], signs, self.polar_rows)
-        return extend_region(fields, *self.extra)
+        return extended(fields, self.extra, is_global=self.is_global, pole_signs=signs, polar_rows=self.polar_rows)
 
     def pad(self, fields: Tensor, signs: Tensor | None = None) -> Tensor:
         """One ring around coarse fields."""
-        if not self.is_global:
-            return pad_region(fields, signs)
-        return pad_globe(fields, signs, self.polar_rows and self.cell == (1, 1))
+        return padding(self.is_global, self.polar_rows and self.cell == (1, 1))(fields, signs)
 
 
 class Encoder(nn.Module):
@@ -64,8 +61,7 @@ class Encoder(nn.Module):
         self.to_vector = nn.Linear(width, 2 * vector) if vector else None
         self.to_fields = Conv(width, 2 * local, domain.pad, zero=True)
         if self.to_vector is not None:
-            nn.init.zeros_(self.to_vector.weight)
-            nn.init.zeros_(self.to_vector.bias)
+            zero_(self.to_vector)
 
     def forward(self, planes: Tensor) -> Tensor:
         rows, columns = self.domain.cell

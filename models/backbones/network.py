@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-import numpy as np
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from data_pipeline.recipe import Section
+from models.backbones.sphere import has_polar_rows
 from models.backbones.transformer import Transformer
 from models.backbones.unet import UNet
 from models.contract import Spec
@@ -79,7 +79,7 @@ def network(
     """
     grid, sizes = spec.grid, cast(dict[str, Any], options.filled())
     widths, blocks, patch = tuple(sizes["widths"]), sizes["blocks"], sizes["patch"]
-    polar_rows = grid.is_global and bool(np.isclose(grid.latitude[-1], 90))
+    polar_rows = has_polar_rows(grid)
     if options.backbone == "transformer":
         return Transformer(
             planes, n_out, grid, width=widths[0], blocks=blocks, patch=patch, vector=vector, local=local,

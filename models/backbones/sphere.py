@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from data_pipeline.grid import Grid
+
+Pad = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def pad_globe(fields: Tensor, pole_signs: Tensor | None = None, polar_rows: bool = False) -> Tensor:
@@ -77,3 +84,21 @@ def extend_globe(fields: Tensor, rows: int, pole_signs: Tensor | None = None, po
 def extend_region(fields: Tensor, rows: int, columns: int) -> Tensor:
     """Append copies of the last row and column so that a U-Net can halve the grid; the caller crops them off again."""
     return torch.nn.functional.pad(fields, (0, columns, 0, rows), mode="replicate") if rows or columns else fields
+
+
+def extended(
+    fields: Tensor, extra: tuple[int, ...], *, is_global: bool, pole_signs: Tensor | None = None, polar_rows: bool = False
+) -> Tensor:
+    """(B, C, H, W) fields with `extra` (rows, columns) appended as the domain goes on; a globe takes no columns."""
+    rows, columns = extra
+    return extend_globe(fields, rows, pole_signs, polar_rows) if is_global else extend_region(fields, rows, columns)
+
+
+def padding(is_global: bool, polar_rows: bool = False) -> Pad:
+    """The ring of a domain; polar_rows: on a grid whose first and last row lie on the poles."""
+    return partial(pad_globe, polar_rows=polar_rows) if is_global else pad_region
+
+
+def has_polar_rows(grid: Grid) -> bool:
+    """Whether the first and the last row of a global grid lie on the poles."""
+    return grid.is_global and bool(np.isclose(grid.latitude[-1], 90))

@@ -8,7 +8,6 @@ convolution that sees the input planes, so that patches leave no seams.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,8 @@ from torch.nn import functional as F
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from models.backbones.conditioning import Modulated, SphereRotary, cell_centres, heads_of, modulate, zero_
-from models.backbones.sphere import extend_globe, extend_region, pad_globe, pad_region
-from models.backbones.unet import Conv, Pad
+from models.backbones.sphere import extended, padding
+from models.backbones.unet import Conv
 
 
 class VariableEmbedding(nn.Module):
@@ -104,9 +103,8 @@ class Transformer(nn.Module):
         zero_(self.to_affine)
         n_fine = max(8, width // patch**2)
         self.leave = nn.Linear(width, n_fine * patch**2)
-        pad: Pad = partial(pad_globe, polar_rows=polar_rows) if grid.is_global else pad_region
         fine_signs = None if signs is None else torch.cat([torch.ones(n_fine), signs])
-        self.head = Conv(n_fine + len(names), n_out, pad, fine_signs, zero=True)
+        self.head = Conv(n_fine + len(names), n_out, padding(grid.is_global, polar_rows), fine_signs, zero=True)
 
     def forward(self, x: Tensor, vector: Tensor, local: Tensor) -> Tensor:
         """x: (B, n, H, W); vector: (B, vector); local: (B, local, h, w). Returns (B, n_out, H, W)."""
@@ -123,7 +121,4 @@ class Transformer(nn.Module):
         return self.head(torch.cat([fine, planes], 1))[..., :height, :width]
 
     def _extended(self, planes: Tensor) -> Tensor:
-        rows, columns = self.extra
-        if self.is_global:
-            return extend_globe(planes, rows, self.pole_signs, self.polar_rows)
-        return extend_region(planes, rows, columns)
+        return extended(planes, self.extra, is_global=self.is_global, pole_signs=self.pole_signs, polar_rows=self.polar_rows)

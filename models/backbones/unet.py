@@ -8,17 +8,13 @@ the output grid, so perturbations come out smooth.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_pipeline.errors import InputError
-from models.backbones.sphere import extend_globe, extend_region, pad_globe, pad_region
-
-Pad = Callable[[Tensor, Tensor | None], Tensor]
+from models.backbones.sphere import Pad, extended, padding
 
 
 class Conv(nn.Module):
@@ -94,8 +90,7 @@ class UNet(nn.Module):
         polar_rows: bool = False,
     ) -> None:
         super().__init__()
-        pad: Pad = pad_globe if is_global else pad_region
-        fine: Pad = partial(pad_globe, polar_rows=True) if polar_rows else pad
+        pad, fine = padding(is_global), padding(is_global, polar_rows)
         self.shape, self.patch, self.is_global, self.polar_rows = shape, patch, is_global, polar_rows
         cell = patch * 2 ** (len(widths) - 1)
         if is_global and shape[1] % cell:
@@ -160,10 +155,7 @@ class UNet(nn.Module):
         return self.head(h)[..., :height, :width]
 
     def _extended(self, x: Tensor) -> Tensor:
-        rows, columns = self.extra
-        if self.is_global:
-            return extend_globe(x, rows, self.pole_signs, self.polar_rows)
-        return extend_region(x, rows, columns)
+        return extended(x, self.extra, is_global=self.is_global, pole_signs=self.pole_signs, polar_rows=self.polar_rows)
 
     def _local_pyramid(self, local: Tensor) -> list[Tensor | None]:
         """The coarse noise fields at the resolution of every level, finest first, each of unit variance at a point."""

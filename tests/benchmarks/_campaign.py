@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from data_pipeline.disk import sha256
 from data_pipeline.recipe import fingerprint
 from data_pipeline.schema import Channel, channels_of, stack
 from forecast.calibrated import check_table
@@ -22,7 +23,6 @@ from forecast.initial_states import InitialStates
 from forecast.plan import ForecastPlan
 from forecast.rollout import make_plan, run
 from forecast.sinks import MemorySink
-from models.checkpoint import file_sha256
 from models.contract import Generator, Spec
 from models.post_processing import Correction, read_table
 from verification.evaluate import evaluate
@@ -85,7 +85,7 @@ class Model:
 
     @property
     def identity(self) -> dict[str, Any]:
-        fitted = file_sha256(self.calibration) if self.calibration else ""
+        fitted = sha256(self.calibration) if self.calibration else ""
         return {"checkpoints": [each.sha256 for each in self.generators], "calibration": fitted, "scales": self.tuned}
 
 

@@ -12,11 +12,12 @@ import forecast
 import models
 import plumecast
 from data_pipeline import open_forecast
+from data_pipeline.disk import sha256
 from data_pipeline.errors import InputError
 from data_pipeline.store import write_dataset
 from forecast import calibrated
 from forecast.plan import plan_of
-from models.checkpoint import file_sha256, save
+from models.checkpoint import save
 from models.post_processing import Correction, read_table
 from tests import toys
 
@@ -49,7 +50,7 @@ def run(*words: object) -> str:
 
 def test_the_file_says_what_was_fitted_and_on_which_dates(job: Path) -> None:
     table = read_table(job / "model.calibration.nc")
-    assert table.attrs["checkpoint_sha256"] == file_sha256(job / "model.safetensors")
+    assert table.attrs["checkpoint_sha256"] == sha256(job / "model.safetensors")
     assert (table.attrs["method"], table.attrs["members"], table.attrs["noise_scale"]) == ("mbm", 4, 1.1)
     first, last = (np.datetime64(stamp) for stamp in table.attrs["validation_period"].split("/"))
     dates = np.array(table.attrs["dates"].split(","), "datetime64[ns]")

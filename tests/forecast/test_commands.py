@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 import models
 import plumecast
 from data_pipeline import open_forecast
+from data_pipeline.disk import sha256
 from data_pipeline.errors import InputError
 from data_pipeline.store import write_dataset
-from models.checkpoint import file_sha256, save
+from models.checkpoint import save
 from tests import toys
 
 
@@ -74,7 +75,7 @@ def test_two_checkpoints_on_two_devices_make_one_forecast(job: Path, tmp_path: P
         tmp_path / "both.zarr",
     )
     both = open_forecast(tmp_path / "both.zarr")
-    assert both.attrs["checkpoint_sha256"] == f"{file_sha256(first)},{file_sha256(second)}"
+    assert both.attrs["checkpoint_sha256"] == f"{sha256(first)},{sha256(second)}"
     assert both.attrs["model"] == "2 crps"
     run(*words, "--members", "5", "--checkpoint", first, "--out", tmp_path / "one.zarr")
     own = open_forecast(tmp_path / "one.zarr").sel(number=[1, 3, 5])

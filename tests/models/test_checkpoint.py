@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from data_pipeline.disk import sha256
 from data_pipeline.errors import InputError
 from models import checkpoint
 from models.checkpoint import build, load, read_tensors, save
@@ -35,7 +36,7 @@ def test_weights_spec_and_provenance_come_back(saved: Path, spec: Spec) -> None:
     assert generator.spec.training_period == "2001-01-01T00/2001-01-20T12"
     assert (generator.provenance["data"], generator.provenance["iteration"]) == ("a toy world", 7)
     assert generator.provenance["torch"] == torch.__version__
-    assert generator.sha256 == checkpoint.file_sha256(saved)
+    assert generator.sha256 == sha256(saved)
     assert not generator.training
 
 
