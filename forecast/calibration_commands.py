@@ -25,6 +25,10 @@ def fit_post_processing(
     boundary: Annotated[Literal["truth"] | None, typer.Option(help="ring of a regional model")] = None,
     ring: Annotated[int, typer.Option(min=1, help="width of the ring in cells")] = 3,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; several, as cuda:0,cuda:1, share the work")] = "cpu",
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option(help="of the forecasts to come; bfloat16 is up to three times faster where it has units"),
+    ] = "float32",
     out: Annotated[Path | None, typer.Option(help="calibration file; <checkpoint>.calibration.nc unless given")] = None,
 ) -> None:
     """Fit a calibration of bias and spread on validation dates, to be applied to stored forecasts.
@@ -44,7 +48,7 @@ def fit_post_processing(
 
     data, devices = open_analysis(analysis), [name.strip() for name in device.split(",")]
     hours = None if step is None else whole_hours(step)
-    generators = [models.load(path, devices[0], step_hours=hours) for path in checkpoint]
+    generators = [models.load(path, devices[0], step_hours=hours, precision=precision) for path in checkpoint]
     with ProgressDisplay("validation forecasts", "leads") as bar:
         table = calibrated.fit_post_processing(
             generators, data, method=method, inits=inits, members=members, days=days, seed=seed, noise_scale=noise_scale,

@@ -90,6 +90,10 @@ def forecast(
     initial_number: Annotated[int | None, typer.Option(help="start every member from this number (0: the analysis)")] = None,
     name: Annotated[str | None, typer.Option(help="name of the model in tables")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; several, as cuda:0,cuda:1, share the work")] = "cpu",
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option(help="of the networks; bfloat16 is up to three times faster where it has units"),
+    ] = "float32",
     out: Annotated[Path | None, typer.Option(help="forecast store; beside the analysis unless given")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check all inputs, show the plan and stop")] = False,
 ) -> None:
@@ -114,7 +118,8 @@ def forecast(
         raise InputError("--initial-number chooses a state of a store: give --initial-states too")
     devices = [name.strip() for name in device.split(",")]
     hours = None if step is None else whole_hours(step)
-    generators = [models.load(path, devices[0], step_hours=hours) for path in checkpoint or [models.shipped()]]
+    paths = checkpoint or [models.shipped()]
+    generators = [models.load(path, devices[0], step_hours=hours, precision=precision) for path in paths]
     spec = generators[0].spec
     data = open_analysis(analysis)
     started = InitialStates(open_forecast(initial_states), initial_number) if initial_states is not None else None

@@ -14,6 +14,7 @@ from data_pipeline.batches import Samples
 from data_pipeline.errors import GateError, InputError
 from data_pipeline.forcings import Forcings, standardised_static
 from models.checkpoint import load, read_tensors, write_tensors
+from models.precision import Precision
 from models.validation import Validation, validate, validation_starts
 
 Criterion = Literal["crps", "ssr"]
@@ -31,6 +32,7 @@ def calibrate(
     members: int = 10,
     steps: int = 14,
     seed: int = 1,
+    precision: Precision = "float32",
     report: Callable[[float, Validation], None] = lambda scale, measured: None,
 ) -> float:
     """Write the best noise scale over `steps` leads into the checkpoint's provenance; returns it.
@@ -45,7 +47,7 @@ def calibrate(
             f"calibration: scales {list(scales)}, {inits} dates, {members} members, {steps} steps; give scales above 0 and "
             f"at least 1 date, 2 members and 1 step"
         )
-    generator = load(checkpoint)
+    generator = load(checkpoint, precision=precision)
     spec = generator.spec
     first, _, last = spec.validation_period.partition("/")
     if not last:
@@ -71,7 +73,7 @@ def calibrate(
     provenance["noise_scale"] = best
     provenance["calibration"] = {
         "criterion": criterion, "scores": scores, "ssr": ratios, "inits": len(chosen), "members": members, "steps": steps,
-        "seed": seed,
+        "seed": seed, "precision": precision,
     }  # fmt: skip
     write_tensors(checkpoint, tensors, {**header, "provenance": json.dumps(provenance, sort_keys=True)})
     return best

@@ -21,6 +21,7 @@ from data_pipeline.store import version
 from models.contract import Generator, Spec
 from models.crps import CrpsGenerator, CrpsOptions
 from models.latent_diffusion import LatentDiffusionGenerator, LatentDiffusionOptions
+from models.precision import Precision, lower
 from models.vae import VaeGenerator, VaeOptions
 
 FORMAT = "plumecast-checkpoint-1"
@@ -64,11 +65,11 @@ def save(
     return write_tensors(path, {name: value.detach().to(dtype) for name, value in weights.items()}, header)
 
 
-def load(path: str | Path, device: str = "cpu", *, step_hours: int | None = None) -> Generator:
-    """The generator of a checkpoint, in evaluation mode, weights in float32.
+def load(path: str | Path, device: str = "cpu", *, step_hours: int | None = None, precision: Precision = "float32") -> Generator:
+    """The generator of a checkpoint, in evaluation mode.
 
     step_hours: the lead interval that it steps, one of those that it was trained on (`Spec.intervals`); the spec's step unless
-    given. Weights, and knobs fitted on validation, are the same for all.
+    given. Weights, and knobs fitted on validation, are the same for all. precision: of the networks; states stay in float32.
 
     Sets `.provenance` (dict) and `.sha256` on it. Raises InputError for a missing file, another format, tensors that do not fit
     the spec or are not finite, an interval that it was not trained on, or a device that is not there.
@@ -94,6 +95,7 @@ def load(path: str | Path, device: str = "cpu", *, step_hours: int | None = None
         raise InputError(f"checkpoint {path}: tensor {bad[0]} holds values that are not finite")
     generator.provenance = json.loads(header["provenance"])
     generator.sha256 = sha256(path)
+    lower(generator, precision)
     return generator.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 

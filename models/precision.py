@@ -1,4 +1,4 @@
-"""Gradients of a loss with networks in low precision; weights, losses and states stay in float32."""
+"""Networks in low precision: to sample with, and for the gradients of a loss. States and losses stay in float32."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from torch import Tensor, nn
 from models.contract import Generator, Loss, Sample, Stage
 
 Precision = Literal["float32", "bfloat16"]
+
+
+def lower(generator: Generator, precision: Precision) -> None:
+    """Cast the weights of the networks, in place, for sampling; scales and moments are buffers and stay in float32."""
+    generator.compute_dtype = getattr(torch, precision)
+    for value in generator.parameters():
+        value.data = value.data.to(generator.compute_dtype)
 
 
 def loss_and_gradients(model: Generator, sample: Sample, noise: Tensor, stage: Stage, precision: Precision) -> Loss:

@@ -86,7 +86,10 @@ class Model:
     @property
     def identity(self) -> dict[str, Any]:
         fitted = sha256(self.calibration) if self.calibration else ""
-        return {"checkpoints": [each.sha256 for each in self.generators], "calibration": fitted, "scales": self.tuned}
+        return {
+            "checkpoints": [each.sha256 for each in self.generators], "calibration": fitted, "scales": self.tuned,
+            "compute": [str(each.compute_dtype) for each in self.generators],
+        }  # fmt: skip
 
 
 class CalibratedSink(MemorySink):

@@ -51,6 +51,7 @@ def keep_test(out: Path, states: Mapping[str, xr.Dataset], models: Sequence[Mode
         each.name: {
             "family": each.spec.family, "noise_scale": each.tuned, "training_period": each.spec.training_period,
             "checkpoint_sha256": [generator.sha256[:16] for generator in each.generators],
+            "precision": str(each.generators[0].compute_dtype).removeprefix("torch."),
         }
         for each in models
     }  # fmt: skip

@@ -29,6 +29,7 @@ from forecast import baselines
 from forecast.initial_states import InitialStates, spread_evenly
 from forecast.plan import ForecastPlan
 from models.checkpoint import load
+from models.precision import Precision
 from tests.benchmarks import _generator_docs as docs
 from tests.benchmarks._campaign import Campaign, Model, score_given, score_model
 from tests.benchmarks._generator_figures import draw
@@ -75,6 +76,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--members", type=int, default=50)
     parser.add_argument("--every", type=int, default=3, help="days between initialisations over Europe")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the networks")
     parser.add_argument("--out", type=Path, default=docs.FOLDER)
     return parser.parse_args(words)
 
@@ -84,7 +86,7 @@ def make(given: argparse.Namespace) -> None:
     out = given.out
     wanted = given.part or PARTS
     if given.planet is not None and given.model:
-        models = [model(text) for text in given.model]
+        models = [model(text, given.precision) for text in given.model]
         planet = Planet(given, models)
         if "test" in wanted:
             docs.keep_test(out, planet.test(), models)
@@ -95,15 +97,17 @@ def make(given: argparse.Namespace) -> None:
         if "cost" in wanted:
             docs.keep_costs(out, cost(given.work, planet.analysis, planet.inits[0], models, given.members))
     if "europe" in wanted and given.europe is not None and given.europe_model:
-        docs.keep_europe(out, europe(given, [model(text) for text in given.europe_model]))
+        docs.keep_europe(out, europe(given, [model(text, given.precision) for text in given.europe_model]))
 
 
-def model(text: str) -> Model:
+def model(text: str, precision: Precision) -> Model:
     """NAME=CHECKPOINT, or several with commas between, which share out the members."""
     name, _, paths = text.partition("=")
     files = [Path(path) for path in paths.split(",")]
     beside = files[0].with_suffix(".calibration.nc")
-    return Model(name, tuple(load(file) for file in files), beside if beside.exists() and len(files) == 1 else None)
+    return Model(
+        name, tuple(load(file, precision=precision) for file in files), beside if beside.exists() and len(files) == 1 else None
+    )
 
 
 class Planet:

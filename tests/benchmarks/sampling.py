@@ -5,8 +5,8 @@
 Three contenders in turns on the same weights, the least of several turns each: the floor, which is nothing but `generator.step`
 (and `fields`) on micro-batches that lie there already, as many as the forecast takes; the roll-out into a sink that drops what it
 is given; and the roll-out into memory. Overhead is the roll-out's time over the floor's, less one; reading the input frames is
-counted with the roll-out. Peak memory is that of a process of its own, less what it held before the forecast. bf16: networks cast
-(`compute_dtype`), states in float32. Rows on a GPU where torch finds one. PLUMECAST_BENCH_DAYS and _MEMBERS shorten it.
+counted with the roll-out. Peak memory is that of a process of its own, less what it held before the forecast. bf16: networks in
+bfloat16, states in float32. Rows on a GPU where torch finds one. PLUMECAST_BENCH_DAYS and _MEMBERS shorten it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from forecast.plan import ForecastPlan
 from forecast.rollout import make_plan, run
 from forecast.sinks import MemorySink
 from models.contract import Generator, flat_noise_size
+from models.precision import Precision
 
 DAYS, MEMBERS, TURNS = int(os.environ.get("PLUMECAST_BENCH_DAYS", "5")), int(os.environ.get("PLUMECAST_BENCH_MEMBERS", "16")), 5
 INIT = np.datetime64("2007-02-01T00", "ns")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS: dict[str, Precision] = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 class Dropped:
@@ -61,7 +62,7 @@ def main() -> None:
     print(f"{'checkpoint':<30}{'device':>8}{'':>6}{heads}", flush=True)
     for path in sorted(folder.glob("*.safetensors")):
         for device in devices:
-            for dtype in DTYPES:
+            for dtype in PRECISIONS:
                 code = f"from tests.benchmarks import sampling as s; s.child({str(path)!r}, {device!r}, {dtype!r})"
                 done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
                 found = json.loads(done.stdout.splitlines()[-1])
@@ -76,9 +77,7 @@ def main() -> None:
 
 def child(path: str, device: str, dtype: str) -> None:
     """The figures of one checkpoint in one precision on one device."""
-    generator = models.load(path, device)
-    if DTYPES[dtype] is not torch.float32:
-        cast(generator, DTYPES[dtype])
+    generator = models.load(path, device, precision=PRECISIONS[dtype])
     world = analysis_for(generator)
     plan = make_plan(generator, world, [INIT], days=DAYS, members=MEMBERS, seed=0)
     before = peak_bytes(device)
@@ -99,13 +98,6 @@ def child(path: str, device: str, dtype: str) -> None:
             seconds[name].append(time.perf_counter() - start)
     found = {name: min(times) for name, times in seconds.items()}
     print(json.dumps({**found, "peak_mb": peak / 1e6, "member_leads": MEMBERS * plan.leads.size}))
-
-
-def cast(generator: Generator, dtype: torch.dtype) -> None:
-    """Parameters, not buffers such as scales of increments, in low precision."""
-    generator.compute_dtype = dtype
-    for value in generator.parameters():
-        value.data = value.data.to(dtype)
 
 
 @torch.inference_mode()

@@ -83,6 +83,17 @@ def test_two_checkpoints_on_two_devices_make_one_forecast(job: Path, tmp_path: P
     assert float(abs(both["2m_temperature"].sel(number=2) - own["2m_temperature"].sel(number=1)).max()) > 1e-3
 
 
+def test_networks_in_bfloat16_make_nearly_the_same_forecast_and_it_says_so(job: Path, tmp_path: Path) -> None:
+    words = ("forecast", job / "analysis.zarr", "--checkpoint", job / "checkpoint.safetensors", "--init", "2002-07-10")
+    for precision in ("float32", "bfloat16"):
+        run(*words, "--days", "1", "--members", "3", "--precision", precision, "--out", tmp_path / f"{precision}.zarr")
+    exact, low = (open_forecast(tmp_path / f"{precision}.zarr") for precision in ("float32", "bfloat16"))
+    assert low.attrs["compute_dtype"] == "bfloat16"
+    assert "compute_dtype" not in exact.attrs
+    apart = float(abs(low["2m_temperature"] - exact["2m_temperature"]).max())
+    assert 0 < apart < 0.05 * float(exact["2m_temperature"].std())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

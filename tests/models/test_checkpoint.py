@@ -48,6 +48,14 @@ def test_half_precision_halves_the_file_and_opens_in_float32(saved: Path, spec: 
         torch.testing.assert_close(value, network(spec).state_dict()[name], rtol=1e-3, atol=1e-6)
 
 
+def test_in_bfloat16_weights_are_cast_and_scales_are_not(saved: Path) -> None:
+    low, exact = load(saved, precision="bfloat16"), load(saved)
+    assert (low.compute_dtype, exact.compute_dtype) == (torch.bfloat16, torch.float32)
+    assert {value.dtype for value in low.parameters()} == {torch.bfloat16}
+    for (name, value), (_, other) in zip(low.named_buffers(), exact.named_buffers(), strict=True):
+        assert torch.equal(value, other), name
+
+
 def test_the_header_is_json_and_readable_without_any_library(saved: Path) -> None:
     content = saved.read_bytes()
     size = int.from_bytes(content[:8], "little")
