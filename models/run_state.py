@@ -157,7 +157,8 @@ class Run:
         header, tensors = read_tensors(self.state)
         if header["fingerprint"] != fingerprint(self.recipe):
             plain = json.loads(json.dumps(self.recipe))
-            changed = "\n".join(f"  - {line}" for line in differences(_with_defaults(json.loads(header["recipe"])), plain))
+            old = _lengthened(_with_defaults(json.loads(header["recipe"])), plain["training"]["stages"])
+            changed = "\n".join(f"  - {line}" for line in differences(old, plain))
             if changed:
                 raise InputError(
                     f"{self.folder} holds a run of another recipe; give another --out, or delete it. Changed:\n{changed}"
@@ -177,6 +178,12 @@ def _with_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe of a state, options that it does not name yet at their defaults: those are what it was trained with."""
     options = {key: value for key, value in recipe["training"].items() if key in TrainingOptions.model_fields}
     return {**recipe, "training": {**recipe["training"], **TrainingOptions.model_validate(options).decisive()}}
+
+
+def _lengthened(recipe: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """The recipe of a state with the stages that came to its own at the end: nothing that was computed depends on them."""
+    own = recipe["training"]["stages"]
+    return {**recipe, "training": {**recipe["training"], "stages": stages}} if stages[: len(own)] == own else recipe
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

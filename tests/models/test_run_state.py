@@ -195,6 +195,16 @@ def test_a_state_that_names_fewer_options_is_resumed_with_their_defaults(data: x
     assert metrics(tmp_path)[-1]["iteration"] == 9
 
 
+def test_a_finished_run_goes_on_with_a_stage_that_came_to_its_recipe(data: xr.Dataset, spec: Spec, tmp_path: Path) -> None:
+    run(data, spec, options(), tmp_path / "at once")
+    run(data, spec, options(stages=STAGES[:1]), tmp_path / "later")
+    with pytest.raises(InputError, match=r"training\.stages"):
+        run(data, spec, options(stages=[STAGES[0] | {"rate": 1e-4}, STAGES[1]]), tmp_path / "later")
+    run(data, spec, options(), tmp_path / "later")
+    weights = state(tmp_path / "at once")
+    assert all(torch.equal(value, weights[name]) for name, value in state(tmp_path / "later").items())
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_recomputing_steps_changes_no_gradient(data: xr.Dataset, spec: Spec, tmp_path: Path, precision: str) -> None:
     made = Run(spec, options(precision=precision), tmp_path, "cpu", {})
