@@ -60,8 +60,9 @@ def train(
     """Train a generator and write `out/checkpoint.safetensors`: the averaged weights of the best validation of the last target.
 
     Resumes from `out/training/state.safetensors` if it is of the same spec and options, or of fewer stages at the end; another
-    recipe there is an InputError with the difference. A finished run is a no-op. `metrics.jsonl` beside it holds one line a validation: means since the last
-    one, and scores. ranks: the place of this process where several train together (`models.distributed.joined`).
+    recipe there is an InputError with the difference. A finished run is a no-op. `metrics.jsonl` beside it holds one line a
+    validation: means since the last one, and scores. ranks: the place of this process where several train together
+    (`models.distributed.joined`).
 
     Raises GateError if the loss stays non-finite, InputError if memory runs out (saying what to lower).
     """
