@@ -47,13 +47,15 @@ def application() -> typer.Typer:
 
 
 def settle_threads(arguments: Sequence[str]) -> None:
-    """Set the thread count of every numerical library: `--threads`, else PLUMECAST_THREADS, else what is set, else the cores."""
+    """Set the thread count of every numerical library: `--threads`, else PLUMECAST_THREADS, else what is set, else
+    OMP_NUM_THREADS, else the cores."""
     asked = _threads_asked(arguments) or os.environ.get("PLUMECAST_THREADS", "")
+    shared = os.environ.get("OMP_NUM_THREADS", "")
     for variable in ("PLUMECAST_THREADS", *THREAD_VARIABLES):
         if asked.isdecimal() and int(asked) > 0:
             os.environ[variable] = asked
         else:
-            os.environ.setdefault(variable, str(_cores()))
+            os.environ.setdefault(variable, shared if shared.isdecimal() else str(_cores()))
 
 
 def _show_version(asked: bool) -> None:

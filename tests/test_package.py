@@ -174,7 +174,7 @@ def test_threads_come_from_option_then_environment_then_cores(
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
     plumecast.settle_threads(arguments)
-    assert os.environ["OMP_NUM_THREADS"] == expected
+    assert {os.environ[variable] for variable in ("PLUMECAST_THREADS", *plumecast.THREAD_VARIABLES)} == {expected}
 
 
 def test_everything_that_may_be_installed_is_pinned_exactly(repository: Path) -> None:
