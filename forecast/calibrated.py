@@ -27,7 +27,7 @@ from verification.plan import truth_rows
 FEWEST_DATES = 6
 SAMPLE_BYTES = 256 << 20  # of forecasts kept for the fit
 MOST_POINTS = 64  # of a band and date: neighbours tell little more
-ALIKE = ("checkpoint_sha256", "noise_scale", "step_hours", "boundary", "compute_dtype")
+ALIKE = ("checkpoint_sha256", "noise_scale", "step_hours", "boundary")
 
 
 class PairSink:
@@ -109,7 +109,7 @@ def fitted(sink: PairSink, method: Method) -> xr.Dataset:
     plan = sink.plan
     wanted = Fitting(plan.channels, plan.leads, sink.bands, plan.grid)
     table = post_processing.fit(sink.pairs, sink.points, sink.centre, wanted, method)
-    said = {key: plan.attrs[key] for key in (*ALIKE, "validation_period", "seed", "plumecast_version") if key in plan.attrs}
+    said = {key: plan.attrs[key] for key in (*ALIKE, "compute_dtype", "validation_period", "seed", "plumecast_version") if key in plan.attrs}
     return table.assign_attrs({**said, "dates": ",".join(np.datetime_as_string(plan.times, "h"))})
 
 

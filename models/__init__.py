@@ -13,14 +13,20 @@ if TYPE_CHECKING:
     from models.checkpoint import load
     from models.contract import Generator, Spec
 
-__all__ = ["Generator", "Spec", "load", "shipped"]
+__all__ = ["SHIPPED", "Generator", "Spec", "load", "shipped"]
 
 _HOMES = {"load": "models.checkpoint", "Generator": "models.contract", "Spec": "models.contract"}
 
 
-def shipped() -> Path:
-    """The packaged checkpoint: trained on the simulated planet's years 2001-2005, 8 fields, 64x32, 12-hour steps."""
-    return Path(str(resources.files("models") / "pretrained" / "planet-64x32-12h.safetensors"))
+SHIPPED = ("planet-64x32-12h", "planet14-crps", "planet14-vae", "planet14-latent-diffusion")
+
+
+def shipped(name: str = SHIPPED[0]) -> Path:
+    """A packaged checkpoint, one of `SHIPPED`: the simulated planet's years 2001-2005, 64x32, 12-hour steps.
+
+    The first has eight fields; the others, one for each family, have fourteen, and post-hoc calibrations beside them.
+    """
+    return Path(str(resources.files("models") / "pretrained" / f"{name}.safetensors"))
 
 
 def __getattr__(name: str) -> Any:

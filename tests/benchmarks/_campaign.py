@@ -179,7 +179,7 @@ def write(data: xr.Dataset, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     encoding = {str(name): {"zlib": True, "complevel": 4, "shuffle": True} for name in data.data_vars}
-    data.to_netcdf(partial, engine="netcdf4", encoding=encoding)
+    data.drop_encoding().to_netcdf(partial, engine="netcdf4", encoding=encoding)
     partial.replace(path)
 
 

@@ -12,11 +12,14 @@ import typer
 import xarray as xr
 from typer.testing import CliRunner
 
+import models
 from data_pipeline.errors import GateError, InputError
 from models import commands, proof
 from models.calibration import calibrate
 from models.checkpoint import PROOF, load, read_tensors, save, write_tensors
 from models.contract import Spec
+from models.post_processing import read_table
+from models.proof import prove
 from tests.toys import REGION, network, period, spec_of, weather
 
 
@@ -147,3 +150,15 @@ def test_the_command_shows_what_a_checkpoint_is_and_proves_it(command: typer.Typ
         call("--prove")
     assert "sample forecast  2 members x 2 steps, sha256 " in call("--add-proof")
     assert "sample forecast bit-identical, made with torch" in call("--prove")
+
+
+@pytest.mark.parametrize("name", models.SHIPPED)
+def test_shipped_checkpoints_compute_what_their_maker_did(name: str) -> None:
+    path = models.shipped(name)
+    assert path.stat().st_size < 8e6
+    about = load(path)
+    assert (about.spec.training_period, about.spec.validation_period[:4]) == ("2001-01-01T00/2005-12-31T12", "2006")
+    if "proof" in read_tensors(path)[0]:
+        prove(path)
+    for beside in path.parent.glob(f"{name}.calibration.nc"):
+        assert read_table(beside).attrs["checkpoint_sha256"] == about.sha256
