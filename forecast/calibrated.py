@@ -109,7 +109,8 @@ def fitted(sink: PairSink, method: Method) -> xr.Dataset:
     plan = sink.plan
     wanted = Fitting(plan.channels, plan.leads, sink.bands, plan.grid)
     table = post_processing.fit(sink.pairs, sink.points, sink.centre, wanted, method)
-    said = {key: plan.attrs[key] for key in (*ALIKE, "compute_dtype", "validation_period", "seed", "plumecast_version") if key in plan.attrs}
+    kept = (*ALIKE, "compute_dtype", "validation_period", "seed", "plumecast_version")
+    said = {key: plan.attrs[key] for key in kept if key in plan.attrs}
     return table.assign_attrs({**said, "dates": ",".join(np.datetime_as_string(plan.times, "h"))})
 
 
