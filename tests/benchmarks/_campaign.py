@@ -42,8 +42,9 @@ class Campaign:
     """Which dates are forecast, and how they are scored.
 
     analysis: all of it. truth: what is verified against, in memory. initial: given initial states. events: of the climatology's
-    quantiles. days_of_spectra: leads whose mean zonal power is kept. calibrated: post-processed members, too; fitted on forecasts
-    from analyses alone, they are not for given initial states. channels: those that are scored; none: all in common.
+    quantiles. days_of_spectra: leads whose mean zonal power is kept. raw: noise scale 1, too. calibrated: post-processed members,
+    too; fitted on forecasts from analyses alone, they are not for given initial states. channels: those that are scored; none:
+    all in common.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Campaign:
     initial: InitialStates | None = None
     days_of_spectra: tuple[int, ...] = ()
     calibrated: bool = False
+    raw: bool = True
     channels: tuple[str, ...] = ()
 
 
@@ -78,10 +80,10 @@ class Model:
         """The noise scale of each checkpoint, chosen on validation."""
         return [float(each.provenance.get("noise_scale", 1.0)) for each in self.generators]
 
-    @property
-    def scales(self) -> dict[str, float | None]:
+    def scales(self, campaign: Campaign) -> dict[str, float | None]:
         """{kind: noise scale, None for the checkpoints' own}: forecasts to be made; one for both, if the knob stayed at 1."""
-        return {"tuned": None} if self.tuned == [1.0] * len(self.tuned) else {"raw": 1.0, "tuned": None}
+        one = not campaign.raw or self.tuned == [1.0] * len(self.tuned)
+        return {"tuned": None} if one else {"raw": 1.0, "tuned": None}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -122,14 +124,14 @@ def forecast(
 
 def ensembles(campaign: Campaign, model: Model, init: np.datetime64) -> Iterator[tuple[str, xr.Dataset]]:
     """(kind, ensemble) of every kind; the calibrated one is made of the tuned one."""
-    for kind, scale in model.scales.items():
+    for kind, scale in model.scales(campaign).items():
         calibration = model.calibration if kind == "tuned" and campaign.calibrated else None
         yield from zip([kind, "calibrated"], forecast(campaign, model, init, scale, calibration), strict=False)
 
 
 def score_model(campaign: Campaign, model: Model) -> dict[str, xr.Dataset]:
     """{kind: state} of a model."""
-    kinds = [*model.scales, *(["calibrated"] if model.calibration and campaign.calibrated else [])]
+    kinds = [*model.scales(campaign), *(["calibrated"] if model.calibration and campaign.calibrated else [])]
     names = {kind: f"{model.name}, {kind}" for kind in kinds}
     found = scored(campaign, names.values(), model.identity, lambda init: renamed(ensembles(campaign, model, init), names))
     return {kind: found[name] for kind, name in names.items()}

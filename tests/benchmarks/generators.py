@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def main() -> None:
     print(text)
     if given.work is not None:
         (given.out / "tables.md").write_text(text)
-        (given.work / "readme.md").write_text(readme(given.out))
+        if (given.out / "models.json").exists():
+            (given.work / "readme.md").write_text(readme(given.out))
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -152,15 +154,16 @@ class Planet:
         return found | self.baselines(campaign)
 
     def on_analyses(self) -> dict[str, xr.Dataset]:
-        """{name: state} from the members around the analyses, beside the physics ensembles on the same dates."""
+        """{name: state} from the members around the analyses, beside the physics ensembles on the dates that all of them have."""
         states = open_forecast(self.given.initial_states)
+        stores = dict(text.split("=", 1) for text in self.given.physics)
+        physics = {name: open_forecast(path) for name, path in stores.items()}
+        dates = reduce(np.intersect1d, [data["time"].values for data in physics.values()], states["time"].values)
         members = min(16, self.given.members)
-        campaign = self.campaign("physics", states["time"].values[: self.given.inits], 15, members, initial=InitialStates(states))
+        campaign = self.campaign("physics", dates, 15, members, initial=InitialStates(states), raw=False)
         found = {}
-        for text in self.given.physics:
-            name, _, path = text.partition("=")
-            data = open_forecast(path)
-            found[name] = score_given(campaign, name, data, {"recipe": data.attrs.get("recipe_hash", path)})
+        for name, data in physics.items():
+            found[name] = score_given(campaign, name, data, {"recipe": data.attrs.get("recipe_hash", stores[name])})
         for each in self.models:
             found |= {f"{each.name}, {kind}": state for kind, state in score_model(campaign, each).items()}
         return found | {"climatology": self.baselines(campaign)["climatology"]}
