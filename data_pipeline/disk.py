@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -69,8 +69,12 @@ def write_json(path: Path, content: Any) -> None:
     temporary = _temporary(path)
     temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     sync(temporary)
-    temporary.replace(path)
-    sync(path.parent)
+    folder = os.open(path.parent, os.O_RDONLY)  # before: who sees the last marker of a store may publish it and remove the folder
+    try:
+        temporary.replace(path)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
@@ -121,26 +125,28 @@ def plain(value: Any) -> Any:
 
 
 class Lock:
-    """A lock on a file, held by this process until `release`; the kernel drops it when the process dies.
+    """A lock on a file, held by this process until `release` or the end of a `with`; the kernel drops it when the process dies.
 
     mode: "sole", no other holder; "shared", any number of holders that all share; "wait", sole, once the others have gone. The
-    file names a sole holder for the message only. Raises InputError if another process is in the way; with "wait", which makes no
-    folder, FileNotFoundError if the folder has gone.
+    folder is made where there is none. The file names a sole holder for the message only. Raises InputError if another process is
+    in the way.
     """
 
     def __init__(self, path: Path, mode: Literal["sole", "shared", "wait"] = "sole") -> None:
         self.path, self.mode = path, mode
         while True:
-            if mode != "wait":
+            try:
                 path.parent.mkdir(parents=True, exist_ok=True)
+            except FileExistsError as error:
+                if os.path.lexists(error.filename):  # and is no folder; else it was removed within mkdir
+                    raise
+                continue
             try:
                 self._file = path.open("a+")
             except FileNotFoundError:  # the folder was published and removed in between
-                if mode == "wait":
-                    raise
                 continue
             self._acquire()
-            if self._is_current():
+            if self.is_current():
                 break
             self._file.close()
         if mode != "shared":
@@ -150,6 +156,19 @@ class Lock:
 
     def release(self) -> None:
         self._file.close()
+
+    def is_current(self) -> bool:
+        """False once the file was removed, or replaced by another: the lock guards nothing any more."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def _acquire(self) -> None:
         flags = {"sole": fcntl.LOCK_EX | fcntl.LOCK_NB, "shared": fcntl.LOCK_SH | fcntl.LOCK_NB, "wait": fcntl.LOCK_EX}
@@ -162,13 +181,6 @@ class Lock:
             raise InputError(
                 f"{self.path.parent} is being written by {holder}; wait for it to end, or stop it, and run again"
             ) from None
-
-    def _is_current(self) -> bool:
-        """False if the file was removed between opening and locking it: the lock would guard nothing."""
-        try:
-            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
-        except FileNotFoundError:
-            return False
 
 
 def holder(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.disk import read_json
+from data_pipeline.disk import Lock, read_json
 from data_pipeline.errors import InputError
 from data_pipeline.recipe import differences
 
@@ -40,17 +41,35 @@ def read_plan(path: str | Path) -> dict[str, Any] | None:
         return None
 
 
+def preparing(path: str | Path) -> Lock:
+    """Held by the one process that makes, publishes or removes the unfinished store of `path`; others wait."""
+    return Lock(partial_path(path) / "preparing", "wait")
+
+
 def is_spent(path: str | Path) -> bool:
-    """True if what lies beside a published store was published: a kill came before it was tidied away."""
+    """True if what lies beside a published store was published, or is not even a plan: it can be tidied away."""
+    if not is_store(path) or not partial_path(path).is_dir():
+        return False
     plan = read_plan(path)
-    return plan is not None and is_store(path) and plan["recipe"] == read_manifest(path)["recipe"]
+    return plan is None or plan["recipe"] == read_manifest(path)["recipe"]
 
 
 def tidy(path: str | Path) -> None:
-    """Remove what lies beside a published store: last of all the plan, by which `is_spent` knows it."""
+    """Remove what lies beside a published store, if it is spent; not what somebody else put there.
+
+    First the lock, from which its writers learn that all is published; last the file that holds off who would begin anew.
+    """
+    if not is_spent(path):
+        return
     folder = partial_path(path)
-    for name in ("store", "parts", "claims", "."):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    with contextlib.suppress(OSError), preparing(path):  # what cannot be removed stays
+        if is_spent(path):
+            (folder / "lock").unlink(missing_ok=True)
+            for name in ("store", "parts", "claims"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            for file in (*folder.glob("plan.json*"), folder / "preparing"):
+                file.unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], hint: str = "") -> None:

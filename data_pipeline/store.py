@@ -1,7 +1,8 @@
 """Crash-safe zarr v3 stores: absent, visibly unfinished, or whole, at whatever point a writer is killed.
 
     <path>.partial/        while it is being written: not a zarr store, plain readers refuse it
-        lock               held by the one writer, or shared by several
+        lock               held by the one writer, or shared by several; gone once the store is published
+        preparing          held by the one process that makes, publishes or removes all this
         plan.json          recipe, layout and parts; there once the empty store below is on the disk
         store/             the zarr tree
         claims/<part>      held by the writer of a part, where several write
@@ -28,7 +29,18 @@ import xarray as xr
 from data_pipeline.chunks import canonical, encoding, layout
 from data_pipeline.disk import Lock, holder, plain, sha256, sync_files, write_json
 from data_pipeline.errors import InputError, NotReadyError
-from data_pipeline.manifest import MANIFEST, compare, is_spent, is_store, partial_path, read_manifest, read_plan, tidy, version
+from data_pipeline.manifest import (
+    MANIFEST,
+    compare,
+    is_spent,
+    is_store,
+    partial_path,
+    preparing,
+    read_manifest,
+    read_plan,
+    tidy,
+    version,
+)
 from data_pipeline.recipe import fingerprint
 from data_pipeline.writer import StoreWriter
 
@@ -80,20 +92,18 @@ def create(
     plan = plain({"recipe": attrs if recipe is None else recipe, "layout": layout(template, chunks or {}), "parts": list(parts)})
     if extends is not None:
         plan["extends"] = fingerprint(plain(extends))
-    if _is_there(path, plan):
-        return _finished(path, plan, template)
-    lock, preparing = _locks(partial_path(path), "sole" if writers == "one" else "shared")
-    try:
-        if _is_there(path, plan):  # published by another writer while we waited for the lock
-            lock.release()
-            return _finished(path, plan, template)
-        _prepare(path, plan, template, attrs, chunks or {})
-        return StoreWriter(path, parts, template, lock)
-    except BaseException:
-        lock.release()
-        raise
-    finally:
-        preparing.release()
+    if not _is_there(path, plan):
+        tidy(path)  # before it is extended
+        with preparing(path):
+            if not _is_there(path, plan):  # else published by another writer while we waited
+                lock = Lock(partial_path(path) / "lock", "sole" if writers == "one" else "shared")
+                try:
+                    _prepare(path, plan, template, attrs, chunks or {})
+                    return StoreWriter(path, parts, template, lock)
+                except BaseException:
+                    lock.release()
+                    raise
+    return _finished(path, plan, template)
 
 
 def write_dataset(
@@ -132,8 +142,7 @@ def is_finished(path: str | Path, recipe: Mapping[str, Any], *, hint: str = "") 
     if not is_store(path):
         return False
     compare(path, {"recipe": read_manifest(path)["recipe"]}, {"recipe": plain(recipe)}, hint)
-    if is_spent(path):
-        tidy(path)
+    tidy(path)
     return True
 
 
@@ -198,16 +207,6 @@ def _open(path: Path, *, consolidated: bool) -> xr.Dataset:
     return data.assign({name: (array.dims, np.array(array.values.tolist()), array.attrs) for name, array in texts.items()})
 
 
-def _locks(folder: Path, mode: Literal["sole", "shared"]) -> tuple[Lock, Lock]:
-    """The lock that is kept while writing, and the one that lets only one process prepare the store."""
-    while True:
-        lock = Lock(folder / "lock", mode)
-        try:
-            return lock, Lock(folder / "preparing", "wait")
-        except FileNotFoundError:  # the folder was published and removed in between
-            lock.release()
-
-
 def _is_there(path: Path, plan: Mapping[str, Any]) -> bool:
     """True if something is published at `path`, other than what is to be extended."""
     if "extends" not in plan or not is_store(path):
@@ -220,8 +219,7 @@ def _finished(path: Path, plan: Mapping[str, Any], template: xr.Dataset) -> Stor
         raise InputError(f"{path} exists and is not a store of plumecast; choose another place, or move it away")
     manifest = read_manifest(path)
     compare(path, {key: manifest[key] for key in ("recipe", "layout")}, {key: plan[key] for key in ("recipe", "layout")})
-    if is_spent(path):
-        tidy(path)
+    tidy(path)
     return StoreWriter(path, plan["parts"], template, None)
 
 
@@ -230,11 +228,10 @@ def _prepare(
 ) -> None:
     folder = partial_path(path)
     root, staged = folder / "store", read_plan(path)
-    if staged is not None and not is_spent(path):
+    if staged is not None:
         compare(folder, staged, plan)
         return
-    for name in ("store", "parts"):  # of a preparation, or a tidying up, that was killed
-        shutil.rmtree(folder / name, ignore_errors=True)
+    shutil.rmtree(root, ignore_errors=True)  # of a preparation that was killed
     template.attrs = plain({**attrs, "recipe_hash": fingerprint(plan["recipe"]), "plumecast_version": version()})
     template.to_zarr(
         root, mode="w-", compute=False, consolidated=False, zarr_format=3, encoding=encoding(template, chunks),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import warnings
@@ -17,7 +18,17 @@ import zarr
 from data_pipeline.chunks import Region, check_box, chunk_keys, dims_of, open_arrays, span, write_box
 from data_pipeline.disk import Lock, exchange, plain, read_json, sha256, sync, sync_files, write_json
 from data_pipeline.errors import InputError, PlumecastError
-from data_pipeline.manifest import MANIFEST, is_store, partial_path, read_manifest, read_plan, tidy, version
+from data_pipeline.manifest import (
+    MANIFEST,
+    is_spent,
+    is_store,
+    partial_path,
+    preparing,
+    read_manifest,
+    read_plan,
+    tidy,
+    version,
+)
 
 Closing = Callable[[Path], tuple[Mapping[str, Any], Mapping[str, Any]]]
 
@@ -46,14 +57,18 @@ class StoreWriter:
     def done(self) -> set[str]:
         return set(self.parts) if self.finished else set(self.notes)
 
-    def refresh(self) -> None:
-        """Take note of the parts that other processes have finished, or that all is published."""
-        if self.finished:
+    def refresh(self, part: str | None = None) -> None:
+        """Take note of the parts that other processes have finished, or of this one only, or that all is published."""
+        if self._lock is None or self.finished or part in self.notes:
             return
-        for marker in sorted((self._folder / "parts").glob("*.json")):
-            if marker.stem not in self.notes:
-                self._take(marker)
-        if is_store(self.path) and not (self._folder / "parts").is_dir():
+        folder = self._folder / "parts"
+        with contextlib.suppress(FileNotFoundError):  # not done yet; or published meanwhile
+            for marker in sorted(folder.glob("*.json")) if part is None else [folder / f"{part}.json"]:
+                if marker.stem not in self.notes:
+                    self._take(marker)
+        if not self._lock.is_current():  # looked at after the markers, as it is removed before them
+            if not is_store(self.path):
+                raise PlumecastError(f"{self._folder} has gone while it was written; run the same command again")
             self.finished = True
 
     def claim(self, part: str, *, wait: bool = False) -> bool:
@@ -61,17 +76,14 @@ class StoreWriter:
 
         False if it is done already, or if another process has it; with `wait` such a process is waited for.
         """
-        self.refresh_part(part)
+        self.refresh(part)
         if part in self.done:
             return False
         try:
-            lock = Lock(self._claim_file(part), "wait" if wait else "sole")
+            lock = Lock(self._folder / "claims" / part, "wait" if wait else "sole")
         except InputError:
             return False
-        except FileNotFoundError:  # published meanwhile
-            self.refresh()
-            return False
-        self.refresh_part(part)
+        self.refresh(part)
         if part in self.done:
             lock.release()
             return False
@@ -83,12 +95,6 @@ class StoreWriter:
         self._pending.pop(part, None)
         if part in self._claims:
             self._claims.pop(part).release()
-
-    def refresh_part(self, part: str) -> None:
-        """`refresh` for one part."""
-        marker = self._folder / "parts" / f"{part}.json"
-        if part not in self.notes and not self.finished and marker.exists():
-            self._take(marker)
 
     def put(self, part: str, data: xr.Dataset, region: Region) -> None:
         """Write `data` into the box `region` (dim -> slice of positions; dims not named are whole).
@@ -140,23 +146,17 @@ class StoreWriter:
         once, whoever calls it, and nothing if it is published already. Raises PlumecastError if parts are missing.
         """
         self.refresh()
-        if self.finished:
-            return self.path
-        missing = [part for part in self.parts if part not in self.notes]
+        missing = [part for part in self.parts if part not in self.done]
         if missing:
             raise PlumecastError(f"{self.path}: {len(missing)} of {len(self.parts)} parts not written, first {missing[0]}")
-        try:
-            publishing = Lock(self._folder / "publishing", "wait")
-        except FileNotFoundError:
-            return self._published_by_another()
-        try:
-            if not (self._folder / "store").is_dir():
-                return self._published_by_another()
-            self._publish(*attrs(self._folder / "store") if callable(attrs) else (attrs or {}, {}))
-        finally:
-            publishing.release()
-        self.finished = True
+        if not self.finished:
+            with preparing(self.path):
+                self.refresh()
+                if not self.finished and not is_spent(self.path):  # else published by another writer while we waited
+                    self._publish(*attrs(self._folder / "store") if callable(attrs) else (attrs or {}, {}))
+            self.finished = True
         self.close()
+        tidy(self.path)
         return self.path
 
     def close(self) -> None:
@@ -172,14 +172,8 @@ class StoreWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _claim_file(self, part: str) -> Path:
-        return self._folder / "claims" / part
-
     def _take(self, marker: Path) -> None:
-        try:
-            content = read_json(marker, "part", "note", "files")
-        except FileNotFoundError:  # published meanwhile
-            return
+        content = read_json(marker, "part", "note", "files")
         self._files.update(content["files"])
         self.notes[content["part"]] = content["note"]
 
@@ -212,14 +206,6 @@ class StoreWriter:
         else:
             exchange(root, self.path)
         sync(self.path.parent)
-        tidy(self.path)
-
-    def _published_by_another(self) -> Path:
-        if not is_store(self.path):
-            raise PlumecastError(f"{partial_path(self.path)} has gone while it was written; run the same command again")
-        self.finished = True
-        self.close()
-        return self.path
 
     def _check(self, part: str, data: xr.Dataset, region: Region) -> None:
         where = f"{self.path}, part {part!r}"

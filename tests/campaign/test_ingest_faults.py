@@ -38,6 +38,7 @@ from data_pipeline import ingest, plan
 from data_pipeline.errors import PlumecastError
 plan.PART_STAMPS, plan.CHUNK_BYTES = 4, 40000
 print("ready", flush=True)
+sys.stderr = sys.stdout  # a test shows what it reads
 if len(sys.argv) > 3:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
@@ -208,7 +209,8 @@ def test_one_of_two_processes_killed_at_random_leaves_its_parts_to_the_other(
                 one.wait(timeout=float(draws.uniform(0, 1.5)))
             except subprocess.TimeoutExpired:
                 one.send_signal(signal.SIGKILL)
-            assert other.wait() == 0
+            output, _ = other.communicate()
+            assert other.returncode == 0, output
         assert contents(out) == contents(reference)
         assert not store.partial_path(out).exists()
 

@@ -198,7 +198,7 @@ def test_an_extension_killed_while_it_tidied_up_is_finished_and_can_be_extended_
 ) -> None:
     out, longer = ingest(until(recipe, "2001-01-07T00"), tmp_path / "a.zarr"), until(recipe, "2001-01-10T00")
     with monkeypatch.context() as patch:
-        patch.setattr("data_pipeline.writer.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr("data_pipeline.writer.tidy", lambda _: None)
         ingest(longer, out, extend=True)
     leftover = store.partial_path(out)
     if left == "markers":
@@ -214,7 +214,7 @@ def test_an_extension_killed_while_it_tidied_up_is_finished_and_can_be_extended_
 
 def test_a_rerun_tidies_up_after_a_kill(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("data_pipeline.writer.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr("data_pipeline.writer.tidy", lambda _: None)
         out = ingest(recipe, tmp_path / "a.zarr")
     assert store.partial_path(out).exists()
     ingest(recipe, out)
