@@ -98,7 +98,7 @@ def by_lead(curves: xr.Dataset, physics: xr.Dataset | None, score: str, title: s
     for panel in panels[-1]:
         panel.set_xlabel("lead (days)")
     handles, labels = panels.flat[0].get_legend_handles_labels()
-    note = "physics: 16 members from analyses, 34 other dates of the year" if physics is not None else ""
+    note = "physics: 16 members from analyses, on the dates of docs/physics" if physics is not None else ""
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), title=note or None, title_fontsize=8)
     figure.suptitle(f"{title}; horizontal line: {named}; bands: 95 % intervals", x=0.01, ha="left", fontsize=11)
     return figure
