@@ -165,7 +165,13 @@ def open_store(path: str | Path, *, allow_incomplete: bool = False) -> xr.Datase
     """
     path = Path(path)
     if is_store(path):
-        return _open(path, consolidated=True)[read_manifest(path)["layout"]["order"]]
+        manifest = read_manifest(path)
+        try:
+            return _open(path, consolidated=True)[manifest["layout"]["order"]]
+        except InputError:
+            if read_manifest(path) == manifest:
+                raise
+            return open_store(path)  # a longer one took its place between the reading of metadata and of coordinates
     if path.exists():
         raise InputError(f"{path} has no {MANIFEST}: it was not finished by plumecast; other people's data go through a recipe")
     found = progress_of(path)

@@ -190,6 +190,23 @@ def test_what_a_writer_published_and_was_killed_before_tidying_is_published_once
         check(path, other)
 
 
+def test_a_store_that_is_extended_while_it_is_opened_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.zarr"
+    with begin(path, 4) as first:
+        write(first, *PARTS[:2])
+        first.finish()
+    with begin(path, extends={"size": 4}) as one:
+        write(one, *PARTS)
+
+        def late(*_: Any, **__: Any) -> xr.Dataset:
+            monkeypatch.undo()
+            one.finish()
+            raise ValueError("cannot reshape array of size 6 into shape (4,)")  # of zarr: metadata of the old one
+
+        monkeypatch.setattr(xr, "open_zarr", late)
+        xr.testing.assert_equal(store.open_store(path).load(), fields(6))
+
+
 def test_somebody_elses_files_beside_a_store_stay(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     with begin(path) as writer:
