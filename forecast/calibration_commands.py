@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from models.commands import PrecisionOption
+
 
 def fit_post_processing(
     analysis: Annotated[Path, typer.Argument(help="analysis store that holds the checkpoint's validation period")],
@@ -25,10 +27,7 @@ def fit_post_processing(
     boundary: Annotated[Literal["truth"] | None, typer.Option(help="ring of a regional model")] = None,
     ring: Annotated[int, typer.Option(min=1, help="width of the ring in cells")] = 3,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; several, as cuda:0,cuda:1, share the work")] = "cpu",
-    precision: Annotated[
-        Literal["float32", "bfloat16"],
-        typer.Option(help="of the forecasts to come; bfloat16 is up to three times faster where it has units"),
-    ] = "float32",
+    precision: PrecisionOption = "float32",
     out: Annotated[Path | None, typer.Option(help="calibration file; <checkpoint>.calibration.nc unless given")] = None,
 ) -> None:
     """Fit a calibration of bias and spread on validation dates, to be applied to stored forecasts.

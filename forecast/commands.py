@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from forecast import calibration_commands
+from models.commands import PrecisionOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,10 +91,7 @@ def forecast(
     initial_number: Annotated[int | None, typer.Option(help="start every member from this number (0: the analysis)")] = None,
     name: Annotated[str | None, typer.Option(help="name of the model in tables")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; several, as cuda:0,cuda:1, share the work")] = "cpu",
-    precision: Annotated[
-        Literal["float32", "bfloat16"],
-        typer.Option(help="of the networks; bfloat16 is up to three times faster where it has units"),
-    ] = "float32",
+    precision: PrecisionOption = "float32",
     out: Annotated[Path | None, typer.Option(help="forecast store; beside the analysis unless given")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check all inputs, show the plan and stop")] = False,
 ) -> None:

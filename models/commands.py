@@ -14,6 +14,12 @@ TFLOPS = 989.0  # peak of an H100 SXM in bfloat16, dense (NVIDIA's data sheet)
 UTILISATION = 0.3  # of the peak; what convolutions and norms of this size leave of it, an assumption
 
 
+PrecisionOption = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option(help="of the networks; bfloat16 is up to three times faster where the processor has units for it"),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Mount the commands of this package."""
     app.command()(train)
@@ -101,10 +107,7 @@ def calibrate(
     criterion: Annotated[
         Literal["crps", "ssr"], typer.Option(help="lowest mean fair CRPS, or geometric mean of spread-skill ratios nearest to 1")
     ] = "crps",
-    precision: Annotated[
-        Literal["float32", "bfloat16"],
-        typer.Option(help="of the networks here; bfloat16 is up to three times faster where it has units"),
-    ] = "float32",
+    precision: PrecisionOption = "float32",
 ) -> None:
     """Choose the scale of the noise on validation dates and keep it in the checkpoint.
 

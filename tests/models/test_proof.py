@@ -19,7 +19,6 @@ from models.calibration import calibrate
 from models.checkpoint import PROOF, load, read_tensors, save, write_tensors
 from models.contract import Spec
 from models.post_processing import read_table
-from models.proof import prove
 from tests.toys import REGION, network, period, spec_of, weather
 
 
@@ -158,7 +157,7 @@ def test_shipped_checkpoints_compute_what_their_maker_did(name: str) -> None:
     assert path.stat().st_size < 8e6
     about = load(path)
     assert (about.spec.training_period, about.spec.validation_period[:4]) == ("2001-01-01T00/2005-12-31T12", "2006")
-    if "proof" in read_tensors(path)[0]:
-        prove(path)
-    for beside in path.parent.glob(f"{name}.calibration.nc"):
-        assert read_table(beside).attrs["checkpoint_sha256"] == about.sha256
+    if name == "planet-64x32-12h":  # older than proofs and calibrations
+        return
+    proof.prove(path)
+    assert read_table(path.with_suffix(".calibration.nc")).attrs["checkpoint_sha256"] == about.sha256
