@@ -41,9 +41,15 @@ class ObjectServer:
 
 
 def every_third(fault: Fault, *, of: str = "") -> Callable[[int, str], Fault | None]:
-    """Every third request for a key that holds `of` goes wrong."""
-    counted = itertools.count(1)
-    return lambda number, key: fault if of in key and next(counted) % 3 == 0 else None
+    """Every third request for a key that holds `of` goes wrong, but none three times in a row: requests come in any order."""
+    counted, in_a_row = itertools.count(1), Counter[str]()
+
+    def fails(number: int, key: str) -> Fault | None:
+        wrong = of in key and next(counted) % 3 == 0 and in_a_row[key] < 2
+        in_a_row[key] = in_a_row[key] + 1 if wrong else 0
+        return fault if wrong else None
+
+    return fails
 
 
 def first_times(count: int, fault: Fault) -> Callable[[int, str], Fault | None]:
