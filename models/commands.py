@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from models.validation import Validation
 
 TFLOPS = 989.0  # peak of an H100 SXM in bfloat16, dense (NVIDIA's data sheet)
@@ -24,6 +26,7 @@ def register(app: typer.Typer) -> None:
     """Mount the commands of this package."""
     app.command()(train)
     app.command()(calibrate)
+    app.command()(fit_spectrum)
     app.command()(checkpoint)
 
 
@@ -133,6 +136,42 @@ def calibrate(
         steps=int(days * 24 / step), criterion=criterion, precision=precision, report=show,
     )  # fmt: skip
     typer.echo(f"{checkpoint}: noise scale {best:g}\nnext: plumecast forecast {analysis} --checkpoint {checkpoint} ...")
+
+
+def fit_spectrum(
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint of `plumecast train`")],
+    analysis: Annotated[Path, typer.Argument(help="analysis store that holds the checkpoint's training period")],
+    out: Annotated[Path, typer.Option(help="the new checkpoint")],
+    conserve: Annotated[
+        list[str] | None, typer.Option(help="channel whose global mean forecasts keep from now on, as mean_sea_level_pressure")
+    ] = None,
+    inits: Annotated[int, typer.Option(min=1, help="dates, spread over the training period")] = 16,
+    days: Annotated[float, typer.Option(help="length of each roll-out; its second half counts")] = 60.0,
+    rounds: Annotated[int, typer.Option(min=1, help="roll-outs of all dates")] = 12,
+    precision: PrecisionOption = "float32",
+) -> None:
+    """Give a checkpoint the climate's power at every zonal wavenumber: a gain for each channel, fitted to long roll-outs.
+
+    Example: plumecast fit-spectrum runs/mine/checkpoint.safetensors runs/mine/analysis.zarr --out runs/mine/sharp.safetensors
+
+    Weights stay; long forecasts no longer gather noise in short waves. Calibrate the new checkpoint's noise afterwards.
+    """
+    import numpy as np
+
+    from data_pipeline import open_analysis
+    from models import spectrum_fit
+
+    def show(done: int, ratio: np.ndarray) -> None:
+        miss = np.abs(np.log(ratio[:, spectrum_fit.FIRST_WAVE :]))
+        typer.echo(
+            f"round {done:>2}/{rounds}: power is off by a factor of {np.exp(miss.mean()):.2f}, at worst {np.exp(miss.max()):.1f}"
+        )
+
+    made = spectrum_fit.fit_spectrum(
+        checkpoint, open_analysis(analysis), out, conserve=conserve or (), inits=inits, days=days, rounds=rounds,
+        precision=precision, report=show,
+    )  # fmt: skip
+    typer.echo(f"{made}\nnext: plumecast calibrate {made} {analysis}")
 
 
 def checkpoint(

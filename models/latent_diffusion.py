@@ -69,9 +69,10 @@ class LatentDiffusionOptions(AutoencoderOptions, DenoiserOptions, FieldOptions):
 
 
 class LatentState(NamedTuple):
-    """The last latents (B, F, k, h, w), oldest first, z-scored."""
+    """The last latents (B, F, k, h, w), oldest first, z-scored; means (B, C, 1, 1): the analysis' own of conserved fields."""
 
     latents: Tensor
+    means: Tensor
 
 
 class LatentDiffusionGenerator(Generator):
@@ -88,14 +89,12 @@ class LatentDiffusionGenerator(Generator):
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.options = options = LatentDiffusionOptions.model_validate(spec.options)
-        if options.conserve or len(spec.intervals) > 1:
-            raise InputError(
-                "model: the family latent_diffusion steps latents by one interval; it takes no options.conserve and no intervals"
-            )
+        if len(spec.intervals) > 1:
+            raise InputError("model: the family latent_diffusion steps latents by one interval; it takes no intervals")
         names = [Channel.parse(label).name for label in spec.channels]
         signs = torch.tensor([-1.0 if name.endswith(VECTORS_ACROSS_POLE) else 1.0 for name in names])
         grid, planes = spec.grid, plane_names(spec.forcings)
-        self.increments = Increments(spec, options)  # for its weights alone
+        self.increments = Increments(spec, options)
         unit = self.increments.scale(None) / self.increments.weight.clamp_min(SMALLEST).sqrt()
         self.autoencoder = Autoencoder(len(names), grid, options, unit=unit, pole_signs=signs if grid.is_global else None)
         k, height, width = self.autoencoder.latent_shape
@@ -120,7 +119,10 @@ class LatentDiffusionGenerator(Generator):
         return {"initial": (0,), "step": (draws * size,), "loss": (1 + (1 + frames) * size,)}
 
     def initial(self, frames: Tensor, forcing: Tensor, noise: Tensor) -> LatentState:
-        return LatentState(self._encoded(frames))
+        return LatentState(self._encoded(frames), self._means(frames[:, -1]))
+
+    def _means(self, fields: Tensor) -> Tensor:
+        return (fields * self.increments.area).mean((-2, -1), keepdim=True) * self.increments.conserved
 
     def step(self, state: LatentState, forcing: Tensor, noise: Tensor) -> LatentState:
         context = self._context(state.latents, forcing)
@@ -130,14 +132,17 @@ class LatentDiffusionGenerator(Generator):
         else:
             change = self._sampled(draws, context)
         new = state.latents[:, -1] + self.change * change
-        return LatentState(torch.cat([state.latents[:, 1:], new.unsqueeze(1)], 1))
+        return state._replace(latents=torch.cat([state.latents[:, 1:], new.unsqueeze(1)], 1))
 
     def fields(self, state: LatentState) -> Tensor:
-        return self._decoded(state.latents[:, -1])
+        decoded, increments = self._decoded(state.latents[:, -1]), self.increments
+        if increments.conserves:
+            decoded = decoded + (state.means - self._means(decoded))
+        return decoded if increments.gain is None else increments.gain(decoded)
 
     def nudge(self, state: LatentState, target: Tensor, weight: Tensor) -> LatentState:
         new = torch.lerp(self.fields(state), target, weight.expand_as(target))
-        return LatentState(torch.cat([state.latents[:, :-1], self._encoded(new.unsqueeze(1))], 1))
+        return state._replace(latents=torch.cat([state.latents[:, :-1], self._encoded(new.unsqueeze(1))], 1))
 
     def reconstruction(self, fields: Tensor) -> Tensor:
         """Fields (B, C, H, W) through the autoencoder and back: the floor of every score of this family."""
