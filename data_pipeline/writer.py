@@ -128,16 +128,22 @@ class StoreWriter:
 
     def adopt(self, part: str, store: Path, region: Region, note: Any) -> None:
         """Take a part over from a published store with the same chunks, byte by byte, as other names of the same files."""
-        known = read_manifest(store)["files"]
-        root, files = self._folder / "store", {}
+        self.share(part, store, read_manifest(store)["files"], region, region)
+        self.complete(part, note)
+
+    def share(self, part: str, store: Path, known: Mapping[str, list[Any]], source: Region, region: Region) -> None:
+        """`put` chunks of a published store, which lie in its box `source`, as other names of the same files.
+
+        known: files of its manifest. Both boxes have as many chunks, and the arrays the same chunks and dims.
+        """
+        root, files = self._folder / "store", self._pending.setdefault(part, {})
         for name, array in self._arrays.items():
-            for key in chunk_keys(array, region):
-                file = f"{name}/{key}"
+            for old, new in zip(chunk_keys(array, source), chunk_keys(array, region), strict=True):
+                file = f"{name}/{old}"
                 if file not in known or (store / file).stat().st_size != known[file][0]:
                     raise InputError(f"{store}: {file} is missing or damaged; see plumecast data check {store}")
-                files[file] = known[file]
-                _link(store / file, root / file)
-        self._mark(part, files, note)
+                files[f"{name}/{new}"] = known[file]
+                _link(store / file, root / f"{name}/{new}")
 
     def finish(self, attrs: Mapping[str, Any] | Closing | None = None) -> Path:
         """Publish the store with these further attributes; returns its path.

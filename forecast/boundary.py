@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -70,10 +71,9 @@ class Boundary:
         index = pd.Index(self.data["time"].values).get_indexer(pd.Index(init + leads))
         return spec.normalise(stack(self.data.isel(time=index), spec.parsed_channels).values)[:, None]
 
-    def for_members(self, edge: np.ndarray, members: tuple[int, ...], rows: int) -> np.ndarray:
-        """The ring of each member of a micro-batch of `rows`, (rows, C, H, W)."""
-        chosen = [(member - 1) % len(edge) for member in members] + [0] * (rows - len(members))
-        return edge[chosen]
+    def for_members(self, edge: np.ndarray, members: Sequence[int]) -> np.ndarray:
+        """The ring of each member, (member, C, H, W)."""
+        return edge[[(member - 1) % len(edge) for member in members]]
 
     def weight(self, grid: Grid) -> np.ndarray:
         """Relaxation weight (H, W), float32."""

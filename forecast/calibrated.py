@@ -37,10 +37,12 @@ class PairSink:
     analysis of all valid times.
     """
 
+    whole = True
+
     def __init__(self, truth: xr.Dataset, *, seed: int = 0, memory: int = SAMPLE_BYTES) -> None:
         self.truth, self.seed, self.memory = truth, seed, memory
 
-    def open(self, plan: ForecastPlan) -> set[np.datetime64]:
+    def open(self, plan: ForecastPlan) -> None:
         self.plan, self._rows = plan, truth_rows(self.truth, plan.times, plan.leads)
         bands = post_processing.band_of(plan.grid.latitude)
         self.bands = np.array([plan.grid.latitude[bands == band].mean() for band in range(bands.max() + 1)])
@@ -52,7 +54,6 @@ class PairSink:
         self._members = np.empty((*head, count, len(plan.members)), np.float32)
         self._truth = np.empty((*head, count), np.float32)
         self._sum = np.zeros((len(plan.channels), *plan.grid.shape))
-        return set()
 
     def _drawn(self, bands: np.ndarray, count: int) -> np.ndarray:
         """Flat positions (band, date, point), area-weighted."""
@@ -65,7 +66,7 @@ class PairSink:
                 points[band, date] = generator.choice(weight.size, count, replace=False, p=weight / weight.sum())
         return points
 
-    def take(self, time: np.datetime64, lead: np.timedelta64, fields: np.ndarray) -> None:
+    def take(self, time: np.datetime64, lead: np.timedelta64, _: tuple[int, ...], fields: np.ndarray) -> None:
         date, k = int(np.flatnonzero(self.plan.times == time)[0]), int(np.flatnonzero(self.plan.leads == lead)[0])
         truth = stack(self.truth.isel(time=self._rows[date, k]), list(self.plan.channels)).values
         self._sum += truth
@@ -140,9 +141,9 @@ def post_process(
     try:
         held = sink.open(replace(plan, attrs=attrs))
         for i, time in enumerate(plan.times):
-            if time not in held:
+            if not held[i].all():
                 for lead, fields in _leads(forecast, plan, i):
-                    sink.take(time, lead, correction(lead, plan.channels, fields))
+                    sink.take(time, lead, plan.members, correction(lead, plan.channels, fields))
             report(i + 1, plan.times.size)
         sink.close()
     finally:

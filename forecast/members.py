@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,16 +15,14 @@ from torch import Tensor
 from data_pipeline.errors import InputError
 from forecast import noise
 from forecast.boundary import Boundary
-from forecast.plan import ForecastPlan
+from forecast.plan import ForecastPlan, member_block
 from models.checkpoint import check_device
 from models.contract import Generator, Spec, device_of, flat_noise_size
-
-BATCH_POINTS = 16384  # grid points through the network at once
 
 
 def micro_batch(spec: Spec) -> int:
     """Members through the network at once: fixed by the grid alone, as matrix products differ in the last bit with it."""
-    return int(np.clip(BATCH_POINTS // int(np.prod(spec.grid.shape)), 4, 32))
+    return member_block(spec.grid)
 
 
 def check_together(specs: Sequence[Spec]) -> None:
@@ -47,9 +46,10 @@ def share(members: Sequence[int], part: int, parts: int) -> tuple[int, ...]:
 
 @dataclass
 class MicroBatch:
-    """Members of one checkpoint that go through its network together, and their state; rows that pad the batch are idle.
+    """Members of one checkpoint that go through its network together, and their state; the other rows of the batch are idle.
 
-    part: number of the checkpoint; places: where its members stand among those of the plan; inside: among the checkpoint's.
+    part: number of the checkpoint; places: where its members stand among those that are made together; inside: among the
+    checkpoint's; lines: the rows of the batch that are theirs, which depend on the member alone: so do its bits.
     """
 
     generator: Generator
@@ -57,6 +57,7 @@ class MicroBatch:
     members: tuple[int, ...]
     places: list[int]
     inside: list[int]
+    lines: list[int]
     scale: float
     state: Any = field(default=None, repr=False)
 
@@ -70,7 +71,7 @@ class MicroBatch:
         planes: forcing of the first step.
         """
         if frames.ndim == 5:
-            frames = frames[self.inside + self.inside[:1] * (self.rows - len(self.inside))]
+            frames = frames[self._spread(self.inside)]
         start = torch.from_numpy(frames).to(self.device)
         self.state = self.generator.initial(
             start.expand(self.rows, *start.shape[-4:]), self._alike(planes), self._noise(plan, time, 0)
@@ -83,46 +84,58 @@ class MicroBatch:
         """Step k (from 1), and towards the ring's values `edge` (member or 1, C, H, W) if there is a boundary."""
         self.state = self.generator.step(self.state, self._alike(planes), self._noise(plan, time, k))
         if edge is not None and boundary is not None:
-            target = torch.from_numpy(boundary.for_members(edge, self.members, self.rows)).to(self.device)
-            weight = torch.from_numpy(boundary.weight(plan.grid)).to(self.device)
+            rings = boundary.for_members(edge, self._spread(list(self.members)))
+            target = torch.from_numpy(rings).to(self.device)
+            weight = torch.from_numpy(boundary.weight(self.generator.spec.grid)).to(self.device)
             self.state = self.generator.nudge(self.state, target, weight)
 
     def fields(self) -> np.ndarray:
         """Fields (member, C, H, W) in physical units."""
-        decoded = self.generator.fields(self.state)[: len(self.members)]
+        decoded = self.generator.fields(self.state)[self.lines]
         return self.generator.spec.denormalise(decoded.float().cpu().numpy())
+
+    def _spread(self, values: list[int]) -> list[int]:
+        """One value a row; idle rows repeat the first."""
+        rows = [values[0]] * self.rows
+        for line, value in zip(self.lines, values, strict=True):
+            rows[line] = value
+        return rows
 
     def _alike(self, planes: np.ndarray) -> Tensor:
         return torch.from_numpy(planes).to(self.device).expand(self.rows, *planes.shape)
 
     def _noise(self, plan: ForecastPlan, time: np.datetime64, step: int) -> Tensor:
         rows, seed = np.zeros((self.rows, self.noise_size), np.float32), int(plan.attrs["seed"])
-        for row, member in enumerate(self.members):
-            rows[row] = self.scale * noise.draw(seed, time, member, step, self.noise_size)
+        for line, member in zip(self.lines, self.members, strict=True):
+            rows[line] = self.scale * noise.draw(seed, time, member, step, self.noise_size)
         return torch.from_numpy(rows).to(self.device)
 
 
-def share_out(generators: Sequence[Generator], plan: ForecastPlan, devices: Sequence[str] = ()) -> list[list[MicroBatch]]:
-    """The micro-batches of each device, dealt out in turns; without `devices`, where the generators lie.
-
-    Raises InputError for a device that is not there.
-    """
-    lanes = _on_devices(generators, devices)
-    scales = np.broadcast_to(np.asarray(plan.attrs.get("noise_scale", 1.0), float), len(generators))
+def share_out(lanes: Sequence[Sequence[Generator]], plan: ForecastPlan, members: Sequence[int]) -> list[list[MicroBatch]]:
+    """The micro-batches of some members for each device's generators, dealt out in turns."""
+    parts = len(lanes[0])
+    scales = np.broadcast_to(np.asarray(plan.attrs.get("noise_scale", 1.0), float), parts)
     dealt: list[list[MicroBatch]] = [[] for _ in lanes]
     count = 0
-    for part, generator in enumerate(generators):
-        own, rows = share(plan.members, part, len(generators)), micro_batch(generator.spec)
-        for first in range(0, len(own), rows):
-            members, lane = own[first : first + rows], count % len(lanes)
-            places, inside = [plan.members.index(member) for member in members], list(range(first, first + len(members)))
-            dealt[lane].append(MicroBatch(lanes[lane][part], part, members, places, inside, float(scales[part])))
+    for part in range(parts):
+        rows, groups = micro_batch(lanes[0][part].spec), defaultdict[int, list[tuple[int, int]]](list)
+        for inside, member in enumerate(share(members, part, parts)):
+            groups[(member - 1) // parts // rows].append((inside, member))
+        for group in groups.values():
+            inside_of, together = zip(*group, strict=True)
+            lane, places = count % len(lanes), [members.index(member) for member in together]
+            lines = [(member - 1) // parts % rows for member in together]
+            batch = MicroBatch(lanes[lane][part], part, together, places, list(inside_of), lines, float(scales[part]))
+            dealt[lane].append(batch)
             count += 1
     return [lane for lane in dealt if lane]
 
 
-def _on_devices(generators: Sequence[Generator], devices: Sequence[str]) -> list[list[Generator]]:
-    """The generators on each device: themselves where they lie already, copies elsewhere, so that no two threads share one."""
+def on_devices(generators: Sequence[Generator], devices: Sequence[str]) -> list[list[Generator]]:
+    """The generators on each device: themselves where they lie already, copies elsewhere, so that no two threads share one.
+
+    Without `devices`, where they lie. Raises InputError for a device that is not there.
+    """
     if not devices:
         return [list(generators)]
     for device in devices:

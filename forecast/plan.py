@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -12,9 +13,28 @@ import xarray as xr
 from data_pipeline import store
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from data_pipeline.schema import Channel, channels_of
+from data_pipeline.schema import Channel, channels_of, levels_by_name
 from data_pipeline.templates import forecast_dataset, forecast_template
 from models.contract import Generator
+
+BATCH_POINTS = 16384  # grid points through the network at once
+CHUNK_BYTES = 4 << 20  # of one variable in memory: a map is read quickly, an ensemble in few pieces
+
+
+def member_block(grid: Grid) -> int:
+    """Members that go through a network together and lie in one chunk of a store: fixed by the grid alone."""
+    return int(np.clip(BATCH_POINTS // int(np.prod(grid.shape)), 4, 32))
+
+
+class Part(NamedTuple):
+    """Some members of one initialisation: what a store is written, claimed and resumed by.
+
+    row: position of the initialisation in the plan; members: positions of the members.
+    """
+
+    name: str
+    row: int
+    members: slice
 
 
 @dataclass(frozen=True)
@@ -37,6 +57,26 @@ class ForecastPlan:
     def bytes(self) -> int:
         """Bytes of everything, uncompressed."""
         return self.lead_bytes * self.times.size * self.leads.size
+
+    @cached_property
+    def chunks(self) -> dict[str, int]:
+        """Chunks of the store: one initialisation, the members of a micro-batch, leads and levels that fit `CHUNK_BYTES`."""
+        block = min(int(self.attrs.get("micro_batch") or member_block(self.grid)), len(self.members))
+        field_bytes = block * int(np.prod(self.grid.shape)) * 4
+        levels = max([1, *map(len, levels_by_name(self.channels).values())])
+        fit = max(1, CHUNK_BYTES // field_bytes)
+        chunks = {"time": 1, "prediction_timedelta": min(max(1, fit // levels), self.leads.size), "number": block}
+        return chunks | ({"level": fit} if fit < levels else {})
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Every (initialisation, member block), in the order in which they are made."""
+        stamps, block = np.datetime_as_string(self.times, "h"), self.chunks["number"]
+        return [
+            Part(f"{stamp}.m{self.members[first]:04d}", row, slice(first, min(first + block, len(self.members))))
+            for row, stamp in enumerate(stamps)
+            for first in range(0, len(self.members), block)
+        ]
 
 
 def whole_hours(text: str) -> int:
@@ -119,6 +159,8 @@ def template(plan: ForecastPlan) -> xr.Dataset:
     return forecast_template(plan.times, plan.leads, plan.members, plan.channels, plan.grid)
 
 
-def as_dataset(plan: ForecastPlan, fields: np.ndarray, times: np.ndarray, leads: np.ndarray) -> xr.Dataset:
+def as_dataset(
+    plan: ForecastPlan, fields: np.ndarray, times: np.ndarray, leads: np.ndarray, members: tuple[int, ...] | None = None
+) -> xr.Dataset:
     """Fields (time, lead, member, channel, latitude, longitude) as a dataset in the schema; levels a variable lacks are NaN."""
-    return forecast_dataset(fields, times, leads, plan.members, plan.channels, plan.grid)
+    return forecast_dataset(fields, times, leads, plan.members if members is None else members, plan.channels, plan.grid)

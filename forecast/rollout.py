@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,17 +18,20 @@ from data_pipeline.forcings import Forcings, standardised_static
 from data_pipeline.store import version
 from forecast.boundary import Boundary
 from forecast.initial_states import InitialStates, check_inputs, one_analysis
-from forecast.members import MicroBatch, check_together, micro_batch, share, share_out
+from forecast.members import MicroBatch, check_together, micro_batch, on_devices, share, share_out
 from forecast.plan import ForecastPlan, checkpoint_attrs
-from forecast.sinks import BUFFER_BYTES, MemorySink, Sink, check_finite
-from models.contract import Generator, Spec
+from forecast.sinks import MemorySink, Sink, check_finite
+from models.contract import Generator, Spec, device_of
 
 Generators = Generator | Sequence[Generator]
+
+BUFFER_BYTES = 96 << 20  # leads of a boundary read at once
+IN_FLIGHT = 4  # micro-batches of a checkpoint on an accelerator: it works on one while the next is set going
 
 
 @dataclass(frozen=True)
 class Progress:
-    """(initialisation, lead) pairs done and in all."""
+    """Fields of all channels, one for each initialisation, lead and member: done and in all."""
 
     done: int
     total: int
@@ -115,43 +118,79 @@ def run(
     members is balanced. devices: micro-batches are shared out over them, with the same numbers on alike devices; without any, the
     generators run where they lie.
 
-    Memory: the states of one initialisation's members, one lead of fields, and a block of the boundary's leads. Raises GateError
-    if a field is not finite.
+    Some member blocks of an initialisation are made at a time, or all its members, if a sink needs them at once. Memory: their
+    states, one lead of their fields, and a block of the boundary's leads. Raises GateError if a field is not finite.
     """
     generators = listed(generator)
     specs = [each.spec for each in generators]
     planes_of = _Planes(specs, analysis)
-    lanes = share_out(generators, plan, devices)
-    held = set.intersection(*(sink.open(plan) for sink in sinks))
-    todo = [time for time in plan.times if time not in held]
-    total, done = plan.times.size * plan.leads.size, (plan.times.size - len(todo)) * plan.leads.size
+    lanes = on_devices(generators, devices)
+    held = np.ones((plan.times.size, plan.leads.size, len(plan.members)), bool)
+    for sink in sinks:
+        has = sink.open(plan)
+        held &= False if has is None else has
+    whole = any(sink.whole for sink in sinks)
+    size = len(plan.members) if whole else plan.chunks["number"] * _blocks_at_once(lanes)
+    total, done = held.size, int(held.sum())
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(len(lanes))) if len(lanes) > 1 else None
-        for time in todo:
-            frames = [_frames(analysis, initial, plan, time, specs, part) for part in range(len(specs))]
-            planes = planes_of(time + plan.leads[0])
-            _everywhere(pool, lanes, _begin(plan, time, frames, planes))
+        for unit in _units(plan, held, size, whole):
+            time, members = unit.time, unit.members
+            shared = share_out(lanes, plan, members)
+            frames = [_frames(analysis, initial, members, time, specs, part) for part in range(len(specs))]
+            _everywhere(pool, shared, _begin(plan, time, frames, planes_of(time + plan.leads[0])))
             edges = _Edges(boundary, specs, plan, time)
             for k, lead in enumerate(plan.leads):
                 planes = planes_of(time + lead)
-                fields = np.empty((len(plan.members), len(plan.channels), *plan.grid.shape), np.float32)
-                _everywhere(pool, lanes, _advance(plan, time, k + 1, planes, edges.at(k), boundary, fields))
-                check_finite(plan, time, lead, fields)
+                _everywhere(pool, shared, _step(plan, time, k + 1, planes, edges.at(k), boundary))
+                if not unit.wanted[k].any():
+                    continue
+                fields = np.empty((len(members), len(plan.channels), *plan.grid.shape), np.float32)
+                _everywhere(pool, shared, _decode(fields))
+                check_finite(plan, time, lead, members, fields)
                 for sink in sinks:
-                    sink.take(time, lead, fields)
-                done += 1
+                    sink.take(time, lead, members, fields)
+                done += int(unit.wanted[k].sum())
                 report(Progress(done, total))
     for sink in sinks:
         sink.close()
 
 
+class _Unit(NamedTuple):
+    """Members of one initialisation that are made together. wanted: bool (lead, member), what some sink lacks."""
+
+    time: np.datetime64
+    members: tuple[int, ...]
+    wanted: np.ndarray
+
+
+def _units(plan: ForecastPlan, held: np.ndarray, size: int, whole: bool) -> Iterator[_Unit]:
+    """What is to be made, `size` members of the plan at most at a time; whole: with those that are held already."""
+    for row, time in enumerate(plan.times):
+        for first in range(0, len(plan.members), size):
+            wanted = ~held[row, :, first : first + size]
+            lacking = np.asarray(wanted.any(axis=0))
+            if whole:
+                lacking = np.full_like(lacking, lacking.any())
+            places = first + np.flatnonzero(lacking)
+            if places.size:
+                yield _Unit(time, tuple(plan.members[place] for place in places), wanted[:, lacking])
+
+
+def _blocks_at_once(lanes: Sequence[Sequence[Generator]]) -> int:
+    """Member blocks that keep every checkpoint and device busy."""
+    accelerated = any(device_of(each).type != "cpu" for lane in lanes for each in lane)
+    return len(lanes) * len(lanes[0]) * (IN_FLIGHT if accelerated else 1)
+
+
 def _frames(
-    analysis: xr.Dataset, initial: InitialStates | None, plan: ForecastPlan, time: np.datetime64, specs: list[Spec], part: int
-) -> np.ndarray:
+    analysis: xr.Dataset, initial: InitialStates | None, members: tuple[int, ...], time: np.datetime64, specs: list[Spec],
+    part: int,
+) -> np.ndarray:  # fmt: skip
     """Input frames of the members of checkpoint `part`, normalised by its own statistics."""
     if initial is None:
         return one_analysis(analysis, specs[part], time)
-    return initial.load(specs[part], time, share(plan.members, part, len(specs)) or plan.members[:1])
+    return initial.load(specs[part], time, share(members, part, len(specs)) or members[:1])
 
 
 class _Planes:
@@ -175,7 +214,8 @@ class _Edges:
     def __init__(self, boundary: Boundary | None, specs: Sequence[Spec], plan: ForecastPlan, time: np.datetime64) -> None:
         self.boundary, self.specs, self.plan, self.time = boundary, specs, plan, time
         members = boundary.data.sizes["number"] if boundary is not None and boundary.is_forecast else 1
-        self.block = max(1, BUFFER_BYTES // (plan.lead_bytes * members // len(plan.members)))
+        lead_bytes = members * len(specs[0].channels) * int(np.prod(specs[0].grid.shape)) * 4
+        self.block = max(1, BUFFER_BYTES // lead_bytes)
         self.first, self.values = -self.block, [np.empty(0)] * len(specs)
 
     def at(self, k: int) -> list[np.ndarray] | None:
@@ -200,19 +240,25 @@ def _begin(plan: ForecastPlan, time: np.datetime64, frames: list[np.ndarray], pl
     return begin
 
 
-def _advance(
+def _step(
     plan: ForecastPlan, time: np.datetime64, k: int, planes: list[np.ndarray], edges: list[np.ndarray] | None,
-    boundary: Boundary | None, fields: np.ndarray,
+    boundary: Boundary | None,
 ) -> Callable[[Lane], None]:  # fmt: skip
     """Step k of a device's micro-batches; all are set going before the first is waited for."""
 
-    def advance(lane: Lane) -> None:
+    def step(lane: Lane) -> None:
         for batch in lane:
             batch.step(plan, time, k, planes[batch.part], None if edges is None else edges[batch.part], boundary)
+
+    return step
+
+
+def _decode(fields: np.ndarray) -> Callable[[Lane], None]:
+    def decode(lane: Lane) -> None:
         for batch in lane:
             fields[batch.places] = batch.fields()
 
-    return advance
+    return decode
 
 
 def _everywhere(pool: ThreadPoolExecutor | None, lanes: Sequence[Lane], call: Callable[[Lane], None]) -> None:

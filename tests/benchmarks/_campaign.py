@@ -101,12 +101,12 @@ class CalibratedSink(MemorySink):
         self._table = read_table(path)
         self._correction = Correction(self._table)
 
-    def open(self, plan: ForecastPlan) -> set[np.datetime64]:
+    def open(self, plan: ForecastPlan) -> None:
         check_table(plan, self._table)
-        return super().open(plan)
+        super().open(plan)
 
-    def take(self, time: np.datetime64, lead: np.timedelta64, fields: np.ndarray) -> None:
-        super().take(time, lead, self._correction(lead, self.plan.channels, fields))
+    def take(self, time: np.datetime64, lead: np.timedelta64, members: tuple[int, ...], fields: np.ndarray) -> None:
+        super().take(time, lead, members, self._correction(lead, self.plan.channels, fields))
 
 
 def forecast(

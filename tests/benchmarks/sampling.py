@@ -44,10 +44,12 @@ PRECISIONS: dict[str, Precision] = {"fp32": "float32", "bf16": "bfloat16"}
 class Dropped:
     """A sink that keeps nothing."""
 
-    def open(self, plan: ForecastPlan) -> set[np.datetime64]:
-        return set()
+    whole = False
 
-    def take(self, time: np.datetime64, lead: np.timedelta64, fields: np.ndarray) -> None:
+    def open(self, plan: ForecastPlan) -> None:
+        pass
+
+    def take(self, time: np.datetime64, lead: np.timedelta64, members: tuple[int, ...], fields: np.ndarray) -> None:
         pass
 
     def close(self) -> None:

@@ -87,10 +87,9 @@ def test_a_host_forecast_gives_its_own_members(host: xr.Dataset, spec: Spec) -> 
 def test_members_are_counted_round_and_idle_rows_are_filled() -> None:
     boundary = Boundary(xr.Dataset())
     three, one = np.arange(3.0)[:, None] * np.ones((3, 2)), np.array([[5.0, 5.0]])
-    np.testing.assert_array_equal(boundary.for_members(three, (1, 2, 3, 4, 5), 8)[:5, 0], [0, 1, 2, 0, 1])
-    np.testing.assert_array_equal(boundary.for_members(three, (9, 10, 11), 3)[:, 0], [2, 0, 1])
-    assert boundary.for_members(three, (9, 10), 4).shape == (4, 2)
-    np.testing.assert_array_equal(boundary.for_members(one, (1, 2, 30), 4), np.full((4, 2), 5.0))
+    np.testing.assert_array_equal(boundary.for_members(three, (1, 2, 3, 4, 5))[:, 0], [0, 1, 2, 0, 1])
+    np.testing.assert_array_equal(boundary.for_members(three, (9, 10, 11))[:, 0], [2, 0, 1])
+    np.testing.assert_array_equal(boundary.for_members(one, (1, 2, 30)), np.full((3, 2), 5.0))
 
 
 def test_a_global_model_has_no_edge() -> None:

@@ -156,9 +156,9 @@ def test_each_member_and_step_gets_the_noise_of_its_address(
     monkeypatch.setattr(made, "step", lambda state, forcing, rows: (seen.append(rows), plain(state, forcing, rows))[1])
     plan = forecast.make_plan(made, analysis, times[:1], days=1, members=40, seed=6, noise_scale=0.5)
     forecast.run(made, analysis, plan, [rollout.MemorySink()])
-    assert len(seen) == 4  # two steps, two micro-batches of 32 rows
+    assert len(seen) == 4  # two micro-batches of 32 rows, two steps each
     for step in (1, 2):
-        rows = torch.cat(seen[2 * step - 2 : 2 * step])[:40].numpy()
+        rows = torch.cat([seen[step - 1], seen[step + 1]])[:40].numpy()
         expected = [0.5 * noise.draw(6, times[0], member, step, rows.shape[1]) for member in range(1, 41)]
         np.testing.assert_array_equal(rows, expected)
 
@@ -167,9 +167,11 @@ def test_progress_counts_leads_and_what_a_sink_holds_already(
     generator: CrpsGenerator, analysis: xr.Dataset, times: np.ndarray
 ) -> None:
     class Holding(rollout.MemorySink):
-        def open(self, plan: Any) -> set[np.datetime64]:
+        def open(self, plan: Any) -> Any:
             super().open(plan)
-            return {plan.times[0]}
+            held = np.zeros((3, 2, 1), bool)
+            held[0] = True
+            return held
 
     seen = []
     plan = forecast.make_plan(generator, analysis, times, days=1, members=1, seed=0)
@@ -326,12 +328,14 @@ def test_a_fault_on_one_of_several_devices_ends_the_forecast(
 class Weighing:
     """Takes nothing but the memory in use at the leads `at`: bytes of live tensors, and of numpy's arrays."""
 
+    whole = True
+
     def __init__(self, *at: int) -> None:
         self.at, self.seen = at, 0
         self.found: dict[int, tuple[int, int]] = {}
 
-    def open(self, plan: ForecastPlan) -> set[np.datetime64]:
-        return set()
+    def open(self, plan: ForecastPlan) -> None:
+        pass
 
     def take(self, *_: Any) -> None:
         self.seen += 1

@@ -15,7 +15,8 @@ from data_pipeline import open_forecast
 from data_pipeline.errors import InputError, NotReadyError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel, channels_of, validate
-from forecast import baselines, sinks
+from forecast import baselines
+from forecast import plan as plans
 from forecast.plan import ForecastPlan, plan_dates, plan_like
 from forecast.sinks import MemorySink, ScoreSink, ZarrSink, write_lazy
 from models.crps import CrpsGenerator
@@ -48,7 +49,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def stop_after(done: int) -> Any:
     def report(progress: forecast.rollout.Progress) -> None:
-        if progress.done == done:
+        if progress.done == 3 * done:
             raise StoppedError
 
     return report
@@ -81,17 +82,17 @@ def test_memory_store_and_scores_agree(
     assert scores.state.attrs["model"] == "crps"
 
 
-@pytest.mark.parametrize("buffer", [1, 3 * 3 * 4 * 8 * 16 * 4, 1 << 20])
+@pytest.mark.parametrize("chunk", [1, 3 * 3 * 8 * 16 * 4, 1 << 20])
 def test_cut_off_it_is_refused_and_continued_to_the_same_bytes(
     generator: CrpsGenerator,
     analysis: xr.Dataset,
     plan: ForecastPlan,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    buffer: int,
+    chunk: int,
 ) -> None:
-    """Whether one lead, three, or all fit the buffer."""
-    monkeypatch.setattr(sinks, "BUFFER_BYTES", buffer)
+    """Whether one lead, three, or all fit a chunk."""
+    monkeypatch.setattr(plans, "CHUNK_BYTES", chunk)
     fill(tmp_path / "whole.zarr", generator, analysis, plan)
     for done in (2, 7):
         with pytest.raises(StoppedError):
@@ -103,7 +104,7 @@ def test_cut_off_it_is_refused_and_continued_to_the_same_bytes(
     assert np.isnan(partial[2]).all()
     counted: list[int] = []
     fill(tmp_path / "cut.zarr", generator, analysis, plan, report=lambda step: counted.append(step.done))
-    assert counted == list(range(5, 13))  # the finished initialisation was not made again
+    assert counted == list(range(15, 37, 3))  # the finished initialisation was not made again
     assert contents(tmp_path / "cut.zarr") == contents(tmp_path / "whole.zarr")
 
 
@@ -170,7 +171,7 @@ def test_levels_that_a_variable_lacks_stay_missing_and_unnamed(tmp_path: Path) -
     plan = ForecastPlan(time, np.array([12], "timedelta64[h]"), (1,), channels, grid, {"model": "m"})
     sink = MemorySink()
     sink.open(plan)
-    sink.take(time[0], plan.leads[0], np.arange(3.0)[None, :, None, None] * np.ones((1, 3, 4, 8)))
+    sink.take(time[0], plan.leads[0], (1,), np.arange(3.0)[None, :, None, None] * np.ones((1, 3, 4, 8)))
     sink.close()
     validate(sink.dataset, "forecast")
     assert channels_of(sink.dataset) == [channels[0], channels[2], channels[1]]
