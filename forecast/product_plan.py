@@ -1,0 +1,405 @@
+"""What products will be made of a forecast: everything is checked, and every fault listed, before a field is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from data_pipeline.errors import InputError
+from data_pipeline.grid import Grid
+from data_pipeline.regrid import regrid
+from data_pipeline.schema import Channel, channels_of
+from data_pipeline.sources.accumulation import named_hours
+from data_pipeline.variables import lookup
+from forecast.conditions import Event, How, Quantity, channel_of, parse_all
+from forecast.ensemble_statistics import LOWER, UPPER, position_of
+from forecast.points import Points, locate, read_places
+from forecast.product_reading import Climate, Members, opened_climatology, opened_forecast
+from forecast.product_recipe import Place, ProductsSection, StampSection, TrackSection
+
+BLOCK_BYTES = 96 << 20  # of the members of one variable that are held at once
+PRESSURE = "mean_sea_level_pressure"
+COMMON = (  # thresholds asked of any forecast that has the quantity
+    "2m_temperature < 0 degC", "2m_temperature > 30 degC", "10m_wind_speed > 10 m s-1", "10m_wind_speed > 15 m s-1",
+    "total_precipitation_24hr > 1 mm", "total_precipitation_24hr > 10 mm", "total_precipitation_24hr > 20 mm",
+)  # fmt: skip
+PERCENTILES = ("> q95", "< q5")
+FINEST_GAP, OUTERMOST = 0.1, 0.02  # levels of a climate that EFI is read from: neighbours, and the distance of the ends from 0, 1
+Levels = dict[str, tuple[int, ...]]  # {variable: levels in hPa, () at the surface}
+MOST_TRACK_STEP = 12  # hours between stamps over which lows can be followed
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is made from one quantity, read once. how, hours: of a window, see `Quantity`.
+
+    stored, efi, stamps: the levels (hPa; () at the surface) that statistics and plumes, EFI and SOT, and stamps are made of; None
+    for none. events: of one condition, of this quantity. tails: levels of SOT.
+    """
+
+    name: str
+    how: How | None = None
+    hours: int = 0
+    stored: tuple[int, ...] | None = None
+    events: tuple[Event, ...] = ()
+    efi: tuple[int, ...] | None = None
+    tails: tuple[tuple[float, float], ...] = ()
+    stamps: tuple[int, ...] | None = None
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Every level that is read."""
+        single = [level for event in self.events if (level := quantity_of(event).channel.level) is not None]
+        return tuple(sorted({*(self.stored or ()), *(self.efi or ()), *(self.stamps or ()), *single}))
+
+    @property
+    def label(self) -> str:
+        """What progress and plans call it."""
+        return f"{self.how}({self.name}, {self.hours}h)" if self.how else self.name
+
+
+def quantity_of(event: Event) -> Quantity:
+    """The quantity of an event of one condition."""
+    quantity = event.conditions[0].quantity
+    assert quantity is not None, "a general event was not spread over the channels"
+    return quantity
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What will be made. tasks: quantities; joint: events of several; tracks: or None.
+
+    blocks: positions [first, stop) of leads that are read together. stamp_leads: positions of the leads of stamps. recipe: plain
+    data that decide the content. notes: what was left out, and why.
+    """
+
+    forecast: xr.Dataset
+    members: Members
+    climate: Climate | None
+    section: ProductsSection
+    inits: np.ndarray
+    tasks: tuple[Task, ...]
+    joint: tuple[Event, ...]
+    tracks: TrackSection | None
+    points: Points | None
+    stamps: StampSection | None
+    stamp_grid: Grid | None
+    stamp_leads: np.ndarray
+    recipe: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def block(self) -> int:
+        """Leads that are read together: whole chunks of the forecast where they fit."""
+        arrays = [array for array in self.forecast.data_vars.values() if "prediction_timedelta" in array.dims]
+        levels = max((array.sizes.get("level", 1) for array in arrays), default=1)
+        fit = max(1, BLOCK_BYTES // (4 * self.members.size * levels * self.members.grid.areas.size))
+        stored = max((_chunk(array) for array in arrays), default=1)
+        fit = fit // stored * stored if fit >= stored else fit
+        return min(fit, self.members.hours.size)
+
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        leads = self.members.hours.size
+        return [(first, min(first + self.block, leads)) for first in range(0, leads, self.block)]
+
+
+def make_plan(
+    forecast: str | Path | xr.Dataset,
+    section: ProductsSection,
+    climatology: str | Path | xr.Dataset | None = None,
+    *,
+    thresholds: Sequence[str] = (),
+    places: Sequence[Place] = (),
+    static: xr.Dataset | None = None,
+    inits: Sequence[np.datetime64] | None = None,
+) -> Plan:
+    """The plan for a forecast, see `products.make` for the arguments. Raises InputError listing every fault."""
+    data, identity = opened_forecast(forecast)
+    climate_data, climate_identity = opened_climatology(climatology)
+    members = Members(data)
+    times = data["time"].values if inits is None else np.array(inits, "datetime64[ns]")
+    faults = [f"initialisation {str(each)[:16]} is not in the forecast" for each in times if each not in data["time"].values]
+    climate = None
+    if climate_data is not None:
+        climate = Climate(climate_data, data["time"].values, data["prediction_timedelta"].values)
+        faults += _climate_faults(climate, members)
+    wanted, lacking = _channels(members, section)
+    faults += lacking
+    events, joint, lacking, notes = _events(members, climate, section.thresholds, thresholds, wanted)
+    faults += lacking
+    efi, lacking, left = _efi(members, climate, section, wanted)
+    faults, notes = faults + lacking, notes + left
+    tasks = _tasks(members, climate, wanted, events, efi, section.stamps.channels if section.stamps else ())
+    tracks, lacking, left = _tracks(members, section)
+    faults, notes = faults + lacking, notes + left
+    points, stamp_grid, stamp_leads = None, None, np.empty(0, np.int64)
+    try:
+        points = _points(members.grid, section, places, static)
+        if section.stamps is not None:
+            stamp_grid, stamp_leads, lacking = _stamps(members, section.stamps)
+            faults += lacking
+    except InputError as error:
+        faults.append(str(error))
+    if not faults and not (tasks or joint or tracks):
+        faults.append("nothing is asked for: every kind of product is switched off")
+    if faults:
+        raise InputError("products:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    recipe = {
+        "forecast": identity, "climatology": climate_identity, "inits": [str(each) for each in times],
+        "products": section.model_dump(exclude={"points", "place", "thresholds"}),
+        "thresholds": [event.label for event in (*events, *joint)],
+        "points": [] if points is None else [[*row] for row in zip(points.names, points.latitude, points.longitude, strict=True)],
+    }  # fmt: skip
+    return Plan(
+        data, members, climate, section, times, tuple(tasks), tuple(joint), tracks, points, section.stamps, stamp_grid,
+        stamp_leads, recipe, tuple(notes),
+    )  # fmt: skip
+
+
+def _climate_faults(climate: Climate, members: Members) -> list[str]:
+    faults = [] if (hour := climate.hour_fault()) is None else [hour]
+    if not climate.grid.matches(members.grid):
+        faults.append(f"the forecast is on {members.grid}, the climatology on {climate.grid}; make one on the forecast's grid")
+    return faults
+
+
+def _channels(members: Members, section: ProductsSection) -> tuple[Levels, list[str]]:
+    """{variable: levels} to make statistics of, and what cannot be made."""
+    stored = [channel.label for channel in channels_of(members.data)]
+    found: dict[str, set[int]] = {}
+    faults = []
+    for label in [*(stored if section.channels is None else section.channels), *section.derived]:
+        name, levels, fault = _resolve(members, label)
+        if fault:
+            faults.append(fault)
+        else:
+            found.setdefault(name, set()).update(levels)
+    return {name: tuple(sorted(levels)) for name, levels in found.items()}, faults
+
+
+def _resolve(members: Members, label: str) -> tuple[str, tuple[int, ...], str | None]:
+    """Name and levels of a channel label, or of all levels of a variable; and why there are none."""
+    channel = Channel(label) if label in members else channel_of(label)
+    lack = members.lack(channel.name)
+    if lack is not None:
+        return channel.name, (), f"{label}: {lack}" if channel.name != label else lack
+    levels = members.levels(channel.name)
+    if channel.level is None:
+        return channel.name, levels, None
+    if channel.level not in levels:
+        return channel.name, (), f"{label}: {channel.name} has the levels {list(levels) or 'none'} hPa"
+    return channel.name, (channel.level,), None
+
+
+def _events(
+    members: Members, climate: Climate | None, recipe: Sequence[str] | None, more: Sequence[str], wanted: Levels
+) -> tuple[list[Event], list[Event], list[str], list[str]]:
+    """Events of one condition, joint events, faults, and notes of what was left out unasked."""
+    asked, faults = parse_all([*(recipe or ()), *more])
+    chosen = [event for one in asked for event in _spread(one, wanted)]
+    for event in chosen:
+        faults += [f"threshold {event.label!r}: {fault}" for fault in _event_faults(event, members, climate)]
+    notes: list[str] = []
+    if recipe is None:
+        usual, _ = parse_all([*COMMON, *(PERCENTILES if climate is not None else ())])
+        general = [event for one in usual for event in _spread(one, wanted) if not _is_dry(event)]
+        possible = [event for event in general if not _event_faults(event, members, climate)]
+        chosen = [*(event for event in possible if event not in chosen), *chosen]
+        if left := sum(event.conditions[0].is_quantile for event in general if event not in possible):
+            notes.append(f"{left} percentile events ({', '.join(PERCENTILES)}): the climatology lacks their quantiles")
+    names = [event.name for event in chosen]
+    faults += [f"thresholds: {name} is asked for twice" for name in sorted({name for name in names if names.count(name) > 1})]
+    single = [event for event in chosen if len(event.conditions) == 1]
+    return single, [event for event in chosen if event not in single], faults, notes
+
+
+def _is_dry(event: Event) -> bool:
+    """Little rain in terms of percentiles: most of them are 0, and nothing is below."""
+    condition, variable = event.conditions[0], lookup(quantity_of(event).channel.name)
+    low = condition.is_quantile and condition.op.startswith("<")
+    return low and variable is not None and variable.accumulated and variable.non_negative
+
+
+def _spread(event: Event, wanted: Levels) -> list[Event]:
+    if not event.is_general:
+        return [event]
+    return [event.of(Channel(name, level)) for name, levels in wanted.items() for level in levels or (None,)]
+
+
+def _event_faults(event: Event, members: Members, climate: Climate | None) -> list[str]:
+    faults = []
+    for condition in event.conditions:
+        quantity = condition.quantity
+        assert quantity is not None
+        fault = _quantity_fault(members, quantity)
+        if fault is None and condition.is_quantile:
+            fault = _percentile_fault(members, climate, quantity, condition.value)
+        faults += [fault] if fault else []
+    return faults
+
+
+def _quantity_fault(members: Members, quantity: Quantity) -> str | None:
+    name, level = quantity.channel.name, quantity.channel.level
+    if lack := members.lack(name):
+        return lack
+    levels = members.levels(name)
+    if (level is None) != (not levels) or (level is not None and level not in levels):
+        return f"{name} has the levels {list(levels)} hPa; name one of them" if levels else f"{name} has no levels"
+    return members.window_fault(name, quantity.how, quantity.hours) if quantity.how else None
+
+
+def _percentile_fault(members: Members, climate: Climate | None, quantity: Quantity, level: float) -> str | None:
+    if climate is None:
+        return "a percentile needs a climatology, and none was given (--climatology)"
+    if quantity.how is not None:
+        return f"the climatology is of {quantity.channel}, not of {quantity.label}: give a threshold with a unit"
+    name, pressure = quantity.channel.name, quantity.channel.level
+    lack = climate.lack(name, () if pressure is None else (pressure,), members.units(name)) or _ambiguous(name)
+    if lack is None and position_of(level, climate.levels) < 0:
+        lack = f"the climatology has the quantiles {climate.levels.tolist()}; {level:g} is not among them"
+    return lack
+
+
+def _ambiguous(name: str) -> str | None:
+    """Why forecast and climatology may be accumulated over different hours though they have one name."""
+    variable = lookup(name)
+    if variable is not None and variable.accumulated and named_hours(name) is None:
+        return f"{name} does not say over how many hours it is accumulated; name it, as {name}_12hr, in forecast and climatology"
+    return None
+
+
+def _efi(
+    members: Members, climate: Climate | None, section: ProductsSection, wanted: Levels
+) -> tuple[Levels, list[str], list[str]]:
+    """{variable: levels} of EFI and SOT; faults of those that were asked for, notes of those that were not."""
+    if section.efi is None:
+        asked = dict(wanted) if climate is not None else {}
+        faults: list[str] = []
+    else:
+        resolved = [_resolve(members, label) for label in section.efi]
+        faults = [f"EFI of {fault}" for _, _, fault in resolved if fault]
+        asked = {}
+        for name, levels, fault in resolved:
+            if not fault:
+                asked[name] = tuple(sorted({*asked.get(name, ()), *levels}))
+    lacks: dict[str, str] = {}
+    for name, levels in asked.items():
+        if climate is None:
+            lacks[name] = "it needs a climatology, and none was given (--climatology)"
+        elif lack := climate.lack(name, levels, members.units(name)) or _ambiguous(name) or _coarse(climate.levels):
+            lacks[name] = lack
+    found = {name: levels for name, levels in asked.items() if name not in lacks}
+    lines = [f"EFI of {name}: {lack}" for name, lack in lacks.items()]
+    return (found, faults, _shortened(lines)) if section.efi is None else (found, faults + lines, [])
+
+
+def _coarse(levels: np.ndarray) -> str | None:
+    if levels[0] <= OUTERMOST and levels[-1] >= 1 - OUTERMOST and np.diff(levels).max(initial=0) <= FINEST_GAP + 1e-9:
+        return None
+    return (
+        f"the climatology has the quantiles {levels.tolist()}, too few: EFI wants them at most {FINEST_GAP:g} apart from "
+        f"{OUTERMOST:g} to {1 - OUTERMOST:g} or farther out, as 0.01, 0.1, 0.2 ... 0.9, 0.99"
+    )
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    """One line for all that lack the same."""
+    reasons: dict[str, list[str]] = {}
+    for line in lines:
+        subject, _, reason = line.partition(": ")
+        reasons.setdefault(reason, []).append(subject.removeprefix("EFI of "))
+    return [f"no EFI of {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def _tasks(
+    members: Members,
+    climate: Climate | None,
+    wanted: Levels,
+    events: Sequence[Event],
+    efi: Levels,
+    stamps: Sequence[str],
+) -> list[Task]:
+    """Tasks by quantity: whatever needs the same members is one task."""
+    tasks: dict[tuple[str, str | None, int], Task] = {}
+
+    def extend(name: str, how: How | None = None, hours: int = 0, **more: Any) -> None:
+        tasks[name, how, hours] = replace(tasks.get((name, how, hours), Task(name, how, hours)), **more)
+
+    for name, levels in wanted.items():
+        extend(name, stored=levels)
+    for event in events:
+        quantity = quantity_of(event)
+        key = (quantity.channel.name, quantity.how, quantity.hours)
+        extend(*key, events=(*(tasks[key].events if key in tasks else ()), event))
+    tails = [tail for tail in (UPPER, LOWER) if climate and all(position_of(level, climate.levels) >= 0 for level in tail)]
+    for name, levels in efi.items():
+        extend(name, efi=levels, tails=tuple(tails))
+    for label in stamps:
+        name, levels, fault = _resolve(members, label)
+        if not fault:
+            held = tasks.get((name, None, 0), Task(name)).stamps or ()
+            extend(name, stamps=tuple(sorted({*levels, *held})))
+    return list(tasks.values())
+
+
+def _tracks(members: Members, section: ProductsSection) -> tuple[TrackSection | None, list[str], list[str]]:
+    if section.tracks is False:
+        return None, [], []
+    chosen = TrackSection() if section.tracks is True else section.tracks
+    steps = np.diff(members.hours)
+    if PRESSURE not in members.data:
+        lack = f"tracks: the forecast has no {PRESSURE}"
+    elif not steps.size or steps.max() > MOST_TRACK_STEP:
+        lack = f"tracks: {steps.max(initial=0):g} h between leads; lows are followed over {MOST_TRACK_STEP} h at most"
+    elif np.ptp(steps) > 1e-6:
+        lack = f"tracks: leads are {steps.min():g} to {steps.max():g} h apart; expected one step"
+    else:
+        return chosen, [], []
+    # asked for by name it is a fault, left at the default a note
+    return None, *(([], [lack]) if section.tracks is True else ([lack], []))
+
+
+def _points(grid: Grid, section: ProductsSection, places: Sequence[Place], static: xr.Dataset | None) -> Points | None:
+    every = [*section.place, *(read_places(section.points) if section.points else []), *places]
+    if not every:
+        return None
+    if not section.nearest_land:
+        return locate(every, grid)
+    if static is None or "land_sea_mask" not in static:
+        raise InputError("nearest_land needs a land-sea mask: give the analysis store that has one (--static)")
+    mask = static[["land_sea_mask"]]
+    if "time" in mask["land_sea_mask"].dims:
+        mask = mask.isel(time=0, drop=True)
+    return locate(every, grid, regrid(mask, grid)["land_sea_mask"].transpose("latitude", "longitude").values)
+
+
+def _stamps(members: Members, stamps: StampSection) -> tuple[Grid, np.ndarray, list[str]]:
+    """Grid and positions of the leads of stamps, and what cannot be made."""
+    faults = []
+    for label in stamps.channels:
+        fault = _resolve(members, label)[2]
+        if fault:
+            faults.append(f"stamps of {fault}")
+    for label, texts in stamps.contours.items():
+        faults += parse_all([f"{label} > {text}" for text in texts])[1]
+    every = float(stamps.every.removesuffix("h"))
+    leads = np.flatnonzero(np.abs(np.mod(members.hours + every / 2, every) - every / 2) < 1e-6)
+    if not leads.size:
+        faults.append(f"stamps: no lead is a multiple of {stamps.every}")
+    grid = members.grid if stamps.grid is None else Grid.named(stamps.grid)
+    return grid, leads, faults
+
+
+def _chunk(array: xr.DataArray) -> int:
+    """Leads in a stored chunk."""
+    axis = array.dims.index("prediction_timedelta")
+    if array.chunks is not None:
+        return int(max(array.chunks[axis]))
+    chunks = array.encoding.get("chunks")
+    return int(chunks[axis]) if chunks else 1
