@@ -12,8 +12,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.forcings import plane_names
 from data_pipeline.recipe import Section
 from data_pipeline.schema import Channel
+from models.climate_correction import ClimateCorrection
 from models.contract import Spec
-from models.spectral_gain import SpectralGain
 
 VECTORS_ACROSS_POLE = ("u_component_of_wind", "v_component_of_wind")  # and the same at 10 m and 100 m
 
@@ -23,14 +23,14 @@ class FieldOptions(Section):
 
     variable_weights: by variable or channel, 1 where absent. level_weights: pressure / 1000 hPa (at least 0.2) on levels.
     conserve: channels whose global mean a step leaves as it is: mass, as mean_sea_level_pressure; geopotential and temperature
-    have a season, and only short forecasts may keep theirs. spectral_gain: a gain for each channel and zonal wavenumber on every
-    new state, ones until `plumecast fit-spectrum` fits it.
+    have a season, and only short forecasts may keep theirs. climate_correction: a gain for each zonal wavenumber and an offset
+    for each channel on every new state, ones and zeros until `plumecast fit-climate` fits them.
     """
 
     variable_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     level_weights: bool = True
     conserve: tuple[str, ...] = ()
-    spectral_gain: bool = False
+    climate_correction: bool = False
 
 
 class Increments(nn.Module):
@@ -60,8 +60,8 @@ class Increments(nn.Module):
             raise InputError(f"model.options.variable_weights names {', '.join(strange)}; expected of {', '.join(sorted(known))}")
         if options.conserve and not spec.grid.is_global:
             raise InputError("model.options.conserve needs a global grid: a region exchanges mass with its surroundings")
-        if options.spectral_gain and not spec.grid.is_global:
-            raise InputError("model.options.spectral_gain needs a global grid: the rows of a region do not close")
+        if options.climate_correction and not spec.grid.is_global:
+            raise InputError("model.options.climate_correction needs a global grid: the rows of a region do not close")
         self.planes = (*labels * spec.frames, *plane_names(spec.forcings))
         names = [Channel.parse(label).name for label in labels] * spec.frames
         signs = [-1.0 if name.endswith(VECTORS_ACROSS_POLE) else 1.0 for name in names] + [1.0] * spec.n_planes
@@ -75,7 +75,7 @@ class Increments(nn.Module):
         relative = rows / torch.tensor(spec.std, dtype=torch.float64)
         scales = torch.where(is_prognostic, relative, torch.ones_like(relative)).float()
         weights = torch.tensor([channel_weight(label, options) for label in spec.channels])
-        self.gain = SpectralGain(len(spec.channels), len(spec.longitude)) if options.spectral_gain else None
+        self.correction = ClimateCorrection(len(spec.channels), len(spec.longitude)) if options.climate_correction else None
         self._buffer("prognostic", torch.tensor([i for i, label in enumerate(spec.channels) if label in labels]))
         self._buffer("carried", is_prognostic.float().view(-1, 1, 1))
         self._buffer("conserved", torch.tensor([float(label in options.conserve) for label in spec.channels]).view(-1, 1, 1))
@@ -111,8 +111,8 @@ class Increments(nn.Module):
         if self.conserves:
             out = out - self.conserved * (out * self.area).mean((-2, -1), keepdim=True)
         new = frames[:, -1] * self.carried + self.scale(hours) * out
-        if self.gain is not None:
-            new = self.gain(new)
+        if self.correction is not None:
+            new = self.correction(new)
         return torch.cat([frames[:, 1:], new.unsqueeze(1)], 1)
 
     def loss_weight(self, hours: Tensor | None = None) -> Tensor:

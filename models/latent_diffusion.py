@@ -138,7 +138,7 @@ class LatentDiffusionGenerator(Generator):
         decoded, increments = self._decoded(state.latents[:, -1]), self.increments
         if increments.conserves:
             decoded = decoded + (state.means - self._means(decoded))
-        return decoded if increments.gain is None else increments.gain(decoded)
+        return decoded if increments.correction is None else increments.correction(decoded)
 
     def nudge(self, state: LatentState, target: Tensor, weight: Tensor) -> LatentState:
         new = torch.lerp(self.fields(state), target, weight.expand_as(target))
