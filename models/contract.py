@@ -144,8 +144,11 @@ class Generator(nn.Module, ABC):
     """What every family implements, and all that the engine may call. A State is opaque to the engine.
 
     provenance, sha256: of the checkpoint, empty for an untrained one. compute_dtype: what the networks compute in; states, losses
-    and increments stay in float32. members_group: the processes that share the members of each sample in training.
+    and increments stay in float32. members_group: the processes that share the members of each sample in training. terms: weights
+    of a Stage that the family's loss has a use for.
     """
+
+    terms: tuple[str, ...] = ("bands", "spectral")
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()

@@ -95,6 +95,7 @@ class LatentDiffusionGenerator(Generator):
         signs = torch.tensor([-1.0 if name.endswith(VECTORS_ACROSS_POLE) else 1.0 for name in names])
         grid, planes = spec.grid, plane_names(spec.forcings)
         self.increments = Increments(spec, options)
+        self.terms = ("bands", "spectral") if options.one_pass else ()
         unit = self.increments.scale(None) / self.increments.weight.clamp_min(SMALLEST).sqrt()
         self.autoencoder = Autoencoder(len(names), grid, options, unit=unit, pole_signs=signs if grid.is_global else None)
         k, height, width = self.autoencoder.latent_shape

@@ -16,7 +16,7 @@ from torch import Tensor
 from data_pipeline.errors import GateError, InputError
 from data_pipeline.recipe import differences, fingerprint
 from models.checkpoint import build, read_tensors, save, write_tensors
-from models.contract import Loss, Sample, Spec, Stage
+from models.contract import Generator, Loss, Sample, Spec, Stage
 from models.curriculum import TrainingOptions, Update
 from models.distributed import ALONE, Ranks
 from models.metrics import MetricsLog, Tally
@@ -41,6 +41,7 @@ class Run:
         self.checkpoint, self.folder = out / "checkpoint.safetensors", out / "training"
         self.state = self.folder / "state.safetensors"
         self.model = build(spec).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        _check_terms(self.model, options)
         self.start: dict[str, Any] = {}
         if not self.state.exists():
             self.start = start_from(self.model, options, self.provenance)
@@ -172,6 +173,21 @@ class Run:
             index, key = name.split(".")
             moments.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+
+def _check_terms(model: Generator, options: TrainingOptions) -> None:
+    """Raise InputError for weights of terms that the family's loss does not have: they would be ignored."""
+    faults = [
+        f"stage {stage.name!r}: {term} = {getattr(stage, term):g}"
+        for stage in options.stages
+        for term in ("bands", "spectral", "kl", "posterior")
+        if getattr(stage, term) and term not in model.terms
+    ]
+    if faults:
+        raise InputError(
+            f"training: model family {model.spec.family!r} has a use for {', '.join(model.terms) or 'none of them'}, not for:\n"
+            + "\n".join(f"  - {fault}" for fault in faults)
+        )
 
 
 def _with_defaults(recipe: dict[str, Any]) -> dict[str, Any]:

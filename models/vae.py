@@ -62,6 +62,8 @@ class VaeGenerator(CrpsGenerator):
     with its own tendency.
     """
 
+    terms = ("bands", "spectral", "kl", "posterior")
+
     def __init__(self, spec: Spec) -> None:
         options = VaeOptions.model_validate(spec.options)
         super().__init__(spec, options)

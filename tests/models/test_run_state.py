@@ -310,3 +310,10 @@ def test_without_tensorboard_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError, match=r"needs the package tensorboard: pip install 'plumecast\[tensorboard\]'"):
         run(data, spec, options(tensorboard=True), tmp_path)
+
+
+def test_weights_of_terms_that_a_loss_does_not_have_are_refused(data: xr.Dataset, spec: Spec, tmp_path: Path) -> None:
+    stages = [STAGES[0], STAGES[1] | {"kl": 0.3, "posterior": 1.0}]
+    with pytest.raises(InputError, match=r"family 'crps' has a use for bands, spectral, not for:\n.*kl = 0.3\n.*posterior = 1"):
+        run(data, spec, options(stages=stages), tmp_path / "kl")
+    assert not (tmp_path / "kl").exists()
