@@ -58,7 +58,7 @@ class Section(BaseModel):
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_recipe(path: str | Path, overrides: Sequence[str] = (), sections: Sequence[str] = SECTIONS) -> dict[str, Any]:
     """The recipe as nested dicts, with `a.b=value` overrides applied (value in TOML, or a bare string).
 
     Raises InputError for a missing file, TOML syntax, an override that is not key=value, an unknown section, or a name
@@ -79,9 +79,9 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     raw = _dates_as_text(raw)
     if not isinstance(raw["name"], str) or not re.fullmatch(r"\w[^/]*", raw["name"]):
         raise InputError(f"recipe {path}: name {raw['name']!r}; expected a text that can name a folder, as planet")
-    unknown = sorted(set(raw) - set(SECTIONS))
+    unknown = sorted(set(raw) - set(sections))
     if unknown:
-        raise InputError(f"recipe {path}: unknown section {', '.join(unknown)}; expected some of {', '.join(SECTIONS)}")
+        raise InputError(f"recipe {path}: unknown section {', '.join(unknown)}; expected some of {', '.join(sections)}")
     return raw
 
 

@@ -1,0 +1,7 @@
+"""Scheduled runs: from a source of analyses to published ensemble products every cycle, unattended.
+
+recipe   what a schedule is made of            ledger    who runs what: states, leases, events (SQLite)
+source   where analyses come from              schedule  which cycles are due, stale, to be caught up
+stages   one run, from data to publication     worker    tick and serve: take, run, retry, hand on
+verify   scores and consistency of past runs   status    status.json, Prometheus file, page
+"""

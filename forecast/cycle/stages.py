@@ -1,0 +1,317 @@
+"""One run, from data to publication, stage by stage; what is finished in staging is not done again.
+
+analysis -> space -> forecast -> gate -> products -> publish
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import functools
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+import models
+from data_pipeline import open_forecast, store
+from data_pipeline.disk import read_json, write_json
+from data_pipeline.errors import GateError
+from data_pipeline.recipe import fingerprint
+from forecast import archive, retention
+from forecast.archive import Run, init_name
+from forecast.cycle import source
+from forecast.cycle.job import Job
+from forecast.cycle.ledger import LEASE_SECONDS, Lease, LeaseLost
+from forecast.cycle.recipe import ForecastSection
+
+if TYPE_CHECKING:
+    from forecast.plan import ForecastPlan
+    from models.contract import Generator
+
+FORECAST, INITIAL, LOG = "forecast.zarr", "initial.zarr", "log.jsonl"
+SHOWN_SECONDS = 1.0  # between two notes of how far a run is
+
+
+@dataclass
+class Stage:
+    """A run being made. folder: its staging; timings: seconds by stage, over all attempts."""
+
+    job: Job
+    lease: Lease
+    revision: int
+    folder: Path
+    generators: list[Generator]
+    timings: dict[str, float]
+    lost: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def init(self) -> dt.datetime:
+        return self.lease.init
+
+    @property
+    def work_file(self) -> Path:
+        """Beside the staging, not part of the run: the recipe it is made by, and the seconds spent."""
+        return self.folder.with_name(f"{init_name(self.init)}.json")
+
+    def note(self) -> None:
+        recipe_hash = fingerprint(content_recipe(self.job))
+        write_json(self.work_file, {"recipe_hash": recipe_hash, "timings": self.timings})
+
+    def check(self) -> None:
+        """Raise Stopped if it was asked for, LeaseLost if another scheduler has taken over."""
+        if self.lost.is_set():
+            raise LeaseLost(f"{init_name(self.init)}: another scheduler took this cycle over")
+        self.job.stop.check()
+
+
+def make_run(job: Job, lease: Lease, revision: int) -> Run:
+    """Make and publish the run of a cycle; resumes what an earlier attempt left in staging.
+
+    Raises NotReadyError if its data are not there yet, InputError for bad data, GateError for a run that fails its gate (it lies
+    in quarantine then), SpaceError or OSError for a disk that is full, Stopped, LeaseLost.
+    """
+    generators = loaded(job.recipe.forecast)
+    stage = Stage(job, lease, revision, job.archive.staging / f"{init_name(lease.init)}.t{lease.token}", generators, {})
+    with _beating(stage):
+        _adopt(stage)
+        with _timed(stage, "analysis"):
+            frames = source.fetch(
+                job.recipe.analyses, job.recipe.schedule, generators[0].spec, lease.init, job.clock.now(), stage.folder / INITIAL
+            )
+        job.ledger.begin(lease, "data are there", data_at=job.clock.now(), begun=job.clock.now(), waits=0)
+        plan = planned(job.recipe.forecast, generators, frames, lease.init, job.archive.model)
+        with _timed(stage, "space"):
+            _require_space(stage, plan)
+        with _timed(stage, "forecast"):
+            _forecast(stage, frames, plan)
+        try:
+            with _timed(stage, "gate"):
+                report = gate(stage.folder / FORECAST, plan)
+        except GateError as error:
+            aside = archive.set_aside(job.archive, stage.folder, {"reason": str(error), "init": init_name(lease.init)})
+            raise GateError(f"{error}\nquarantined: {aside}") from None
+        with _timed(stage, "products"):
+            _products(stage)
+        return _publish(stage, plan, frames, report)
+
+
+@functools.lru_cache(maxsize=2)
+def loaded(section: ForecastSection) -> list[Generator]:
+    """The generators of a recipe, kept between cycles."""
+    names = section.checkpoints or models.SHIPPED[:1]
+    paths = [models.shipped(name) if name in models.SHIPPED else Path(name) for name in names]
+    return [models.load(path, section.device, precision=section.precision) for path in paths]
+
+
+def planned(
+    section: ForecastSection, generators: list[Generator], frames: xr.Dataset, init: dt.datetime, name: str
+) -> ForecastPlan:
+    """The plan of a cycle's roll-out."""
+    from forecast.rollout import make_plan
+
+    return make_plan(generators, frames, [init], days=section.days, members=section.members, seed=section.seed, name=name)
+
+
+def content_recipe(job: Job) -> dict[str, Any]:
+    """What decides the content of a run: two runs of one initialisation with equal ones are equal."""
+    section = job.recipe.forecast
+    products = job.recipe.products
+    return {
+        "model": job.archive.model,
+        "forecast": section.model_dump(mode="json", exclude={"checkpoints", "device"}),
+        "checkpoints": [generator.sha256 for generator in loaded(section)],
+        "analyses": source.identity(job.recipe.analyses),
+        "products": None if products is None else products.model_dump(mode="json"),
+    }
+
+
+def gate(path: Path, plan: ForecastPlan) -> dict[str, Any]:
+    """Open a finished forecast again and check it against its plan, lead by lead; what was found.
+
+    Raises GateError, listing the faults: other initialisations, leads or members than planned, values that are not finite,
+    members that are copies of one another.
+    """
+    data = open_forecast(path)
+    wanted = {"time": plan.times, "prediction_timedelta": plan.leads, "number": np.array(plan.members)}
+    faults = [
+        f"{dim}: {data.sizes[dim]} of {values.size} planned"
+        for dim, values in wanted.items()
+        if not np.array_equal(data[dim].values, values)
+    ]
+    if not faults:
+        finite = 0
+        for lead in range(plan.leads.size):
+            finite += _finite_values(data, plan, lead, faults)
+        total = plan.bytes // 4
+        if finite < total:
+            faults.append(f"{total - finite:,} of {total:,} values are not finite")
+    if faults:
+        raise GateError(f"{path.parent.name}: the run fails its gate:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    return {"passed": True, "members": len(plan.members), "leads": int(plan.leads.size), "finite_share": 1.0}
+
+
+def _finite_values(data: xr.Dataset, plan: ForecastPlan, lead: int, faults: list[str]) -> int:
+    from data_pipeline.schema import stack
+
+    fields = stack(data.isel(time=0, prediction_timedelta=lead), list(plan.channels))
+    values = fields.transpose("number", "channel", "latitude", "longitude").values
+    if lead == plan.leads.size - 1:
+        alike = len(plan.members) - len({member.tobytes() for member in values})
+        if alike:
+            faults.append(f"{alike} of {len(plan.members)} members are copies of others at the last lead")
+    return int(np.isfinite(values).sum())
+
+
+def _adopt(stage: Stage) -> None:
+    """Take over what an earlier attempt left, under a name of our own: who held it before finds nothing to write to any more."""
+    folder, parent = stage.folder, stage.folder.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    earlier = sorted(parent.glob(f"{init_name(stage.init)}.t*"), key=lambda path: int(path.name.rpartition(".t")[2]))
+    if earlier:
+        earlier.pop().rename(folder)
+        for lock in folder.glob("*.partial/lock"):  # held by one that is stopped, not dead, it would keep us out
+            lock.unlink()
+    for path in earlier:
+        archive.discard(stage.job.archive, path)
+    with contextlib.suppress(FileNotFoundError):
+        work = read_json(stage.work_file, "recipe_hash", "timings")
+        if folder.is_dir() and work["recipe_hash"] == fingerprint(content_recipe(stage.job)):
+            stage.timings.update(work["timings"])
+            staged = sorted(path.name for path in folder.iterdir())
+            if staged:
+                stage.job.log(stage.init, "resumed", staged=staged)
+            return
+    if folder.is_dir():
+        stage.job.log(stage.init, "staging of another recipe removed")
+        archive.discard(stage.job.archive, folder)
+    folder.mkdir()
+    stage.note()
+
+
+@contextlib.contextmanager
+def _timed(stage: Stage, name: str) -> Iterator[None]:
+    stage.check()
+    stage.job.ledger.beat(stage.lease, phase=name, done=0, total=0, phase_beat=stage.job.clock.elapsed())
+    begun = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - begun
+    stage.timings[name] = round(stage.timings.get(name, 0.0) + seconds, 3)
+    stage.note()
+    stage.job.log(stage.init, "stage done", stage=name, seconds=round(seconds, 3))
+
+
+@contextlib.contextmanager
+def _beating(stage: Stage) -> Iterator[None]:
+    """A thread that says we are alive, four times within the life of a lease."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(LEASE_SECONDS / 4):
+            if not stage.job.ledger.beat(stage.lease):
+                stage.lost.set()
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _require_space(stage: Stage, plan: ForecastPlan) -> None:
+    """Raise SpaceError unless the rest of the run fits; what discarding was killed at goes first."""
+    archive.empty_trash(stage.job.archive)
+    staged = sum(path.stat().st_size for path in stage.folder.rglob("*") if path.is_file())
+    products = plan.bytes if stage.job.recipe.products is not None else 0
+    files = 200 + 2 * plan.leads.size * len(plan.channels)
+    retention.require_space(stage.folder, max(0, plan.bytes + products - staged), files)
+
+
+def _forecast(stage: Stage, frames: xr.Dataset, plan: ForecastPlan) -> None:
+    from forecast.rollout import Progress, run
+    from forecast.sinks import ZarrSink
+
+    ledger, clock, shown = stage.job.ledger, stage.job.clock, -SHOWN_SECONDS
+
+    def report(progress: Progress) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= SHOWN_SECONDS or progress.done == progress.total:
+            shown = time.monotonic()
+            ledger.beat(stage.lease, done=progress.done, total=progress.total)
+            stage.job.on_progress(stage.job)
+        if progress.done < progress.total:
+            stage.check()
+
+    ledger.beat(stage.lease, phase_beat=clock.elapsed(), total=int(plan.leads.size))
+    sink = ZarrSink(stage.folder / FORECAST)
+    try:
+        run(stage.generators, frames, plan, [sink], report=report)
+    finally:
+        sink.release()
+
+
+def _products(stage: Stage) -> None:
+    """Products of the staged forecast, if the recipe asks for them."""
+    section = stage.job.recipe.products
+    if section is None:
+        return
+    from forecast import products
+
+    products.make(
+        stage.folder / FORECAST, stage.folder / f"products.{section.format}", section.recipe, climatology=section.climatology
+    )
+
+
+def _publish(stage: Stage, plan: ForecastPlan, frames: xr.Dataset, report: dict[str, Any]) -> Run:
+    job, folder, target = stage.job, stage.folder, stage.job.archive.run(stage.init, stage.revision)
+    stage.check()
+    job.ledger.beat(stage.lease, phase="publish", done=0, total=0, phase_beat=job.clock.elapsed())
+    recipe, now = content_recipe(job), job.clock.now()
+    seconds = round(sum(stage.timings.values()), 3)
+    job.log(stage.init, "publishing", run=target.name, seconds=seconds)
+    shutil.rmtree(folder / source.DOWNLOADED, ignore_errors=True)
+    shutil.copyfile(job.log_path(stage.init), folder / LOG)
+    archive.seal(folder, _about(stage, plan, frames, report) | {"recipe": recipe, "recipe_hash": fingerprint(recipe)})
+    with job.ledger.publishing(
+        stage.lease, f"published as {target.name}", ended=now, seconds=seconds, hook="success", phase="", next_try=None
+    ):
+        archive.publish(folder, target)
+        archive.point_latest(job.archive)
+    stage.work_file.unlink(missing_ok=True)
+    return Run(stage.init, stage.revision, target)
+
+
+def _about(stage: Stage, plan: ForecastPlan, frames: xr.Dataset, report: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says beside files and recipe."""
+    now = stage.job.clock.now()
+    return {
+        "model": stage.job.archive.model,
+        "init": init_name(stage.init),
+        "revision": stage.revision,
+        "published_at": now.isoformat(timespec="seconds"),
+        "hours_after_init": round((now - stage.init) / dt.timedelta(hours=1), 3),
+        "members": len(plan.members),
+        "lead_hours": int(plan.leads[-1] / np.timedelta64(1, "h")),
+        "step_hours": int(plan.leads[0] / np.timedelta64(1, "h")),
+        "channels": [channel.label for channel in plan.channels],
+        "grid": str(plan.grid),
+        "initial_state": plan.attrs["initial_state"],
+        "initial_values_sha256": frames.attrs.get("values_sha256", ""),
+        "source": plan.attrs["source"],
+        "attribution": plan.attrs["attribution"],
+        "training_period": plan.attrs["training_period"],
+        "validation_period": plan.attrs["validation_period"],
+        "versions": plan.attrs["versions"],
+        "seconds": stage.timings,
+        "gate": report,
+        "contents": {"forecast": FORECAST, "initial": INITIAL, "format": f"zarr v3, {store.MANIFEST} inside"},
+    }
