@@ -6,16 +6,21 @@ All members start from one analysis, or each from its own member of a store of i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from data_pipeline import store
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import channels_of, stack
+from data_pipeline.templates import forecast_dataset, forecast_template
+from forecast.perturbations import Frames, Kind, states
 from models.contract import Spec
 
 
@@ -29,7 +34,8 @@ def one_analysis(analysis: xr.Dataset, spec: Spec, init: np.datetime64) -> np.nd
 class InitialStates:
     """A store of initial states in the forecast schema: leads ..., -12 h, 0 h are the frames, number 0 is the analysis itself.
 
-    number: the one that every member starts from; None: member k from number k. Made by `plumecast data simulate --ensemble`.
+    number: the one that every member starts from; None: member k from number k. Made by `plumecast initial-states` and by
+    `plumecast data simulate --ensemble`.
     """
 
     data: xr.Dataset
@@ -52,7 +58,7 @@ class InitialStates:
 
     def check(self, spec: Spec, inits: Sequence[np.datetime64], members: Sequence[int]) -> None:
         """Raise InputError, listing everything, unless grid, channels, initialisations, frames and numbers are there."""
-        faults = _fit_faults(self.data, spec, "initial states")
+        faults = fit_faults(self.data, spec, "initial states")
         wanted = {
             "time": (np.array(inits), "initialisations"),
             "prediction_timedelta": (_frame_leads(spec), "frames"),
@@ -71,6 +77,57 @@ class InitialStates:
         return spec.normalise(fields.transpose("number", "prediction_timedelta", "channel", "latitude", "longitude").values)
 
 
+def check_states(kind: Kind, frames: Frames, inits: np.ndarray, members: int) -> None:
+    """Raise InputError, listing everything, unless the states of these initialisations can be made; before any field is read."""
+    known = {channel.label for channel in frames.channels}
+    faults = [f"unperturbed {label}: no such field; there are {', '.join(known)}" for label in set(frames.unperturbed) - known]
+    gone = frames.lacking(inits)
+    if gone.size:
+        faults.append(f"{gone.size} stamps of frames are not in the analysis, first {pd.Timestamp(gone[0]):%Y-%m-%dT%H}")
+    faults += kind.faults(frames, inits, -(-members // 2) if kind.paired else members)
+    if faults:
+        raise InputError("these initial states cannot be made:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+def write_states(
+    kind: Kind, frames: Frames, inits: np.ndarray, members: int, out: Path,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:  # fmt: skip
+    """Write the analysis (number 0) and its members as a store that `InitialStates` takes; one state is in memory at a time.
+
+    An initialisation is one part, so that a killed run continues with the first unfinished one. The attribute `departure_rms`
+    (JSON) has the rms of the members' departures from the analysis at the initialisation, area-weighted, in each field's units.
+    """
+    check_states(kind, frames, inits, members)
+    leads, numbers = -frames.lags.astype("timedelta64[ns]"), list(range(members + 1))
+    origins = kind.origins(frames, inits, members)
+    empty = forecast_template(inits, leads, numbers, frames.channels, frames.grid).assign_coords(origins)
+    parts = [np.datetime_as_string(init, "m") for init in inits]
+    about = {name: str(frames.analysis.attrs.get(name, "")) for name in ("source", "attribution")}
+    said = {**about, "source_recipe_hash": str(frames.analysis.attrs.get("recipe_hash", "")), **kind.said()}
+    said |= {"unperturbed": list(frames.unperturbed)}
+    with store.create(out, empty, parts=parts, attrs=said, chunks={"time": 1, "number": 1}) as writer:
+        for row, (init, part) in enumerate(zip(inits, parts, strict=True)):
+            if part not in writer.done:
+                squares, analysis = [], frames.at(init)[-1]
+                for number, state in enumerate(states(kind, frames, init, members)):
+                    squares.append(_mean_square(state[-1] - analysis, frames.grid))
+                    own = inits[row : row + 1], leads, [number], frames.channels, frames.grid
+                    box = {"time": slice(row, row + 1), "number": slice(number, number + 1)}
+                    writer.put(part, forecast_dataset(state[None, :, None], *own), box)
+                writer.complete(part, np.mean(squares[1:], axis=0))
+            report(row + 1, len(parts))
+        rms = np.sqrt(np.mean([writer.notes[part] for part in parts], axis=0)) if writer.notes else []
+        sizes = {channel.label: float(f"{size:.4g}") for channel, size in zip(frames.channels, rms, strict=False)}
+        return writer.finish({"departure_rms": json.dumps(sizes)})
+
+
+def _mean_square(departure: np.ndarray, grid: Grid) -> np.ndarray:
+    """Of each channel, area-weighted over the points that have a value."""
+    weights = np.where(np.isfinite(departure), grid.area_weights, 0)
+    return np.asarray((np.nan_to_num(departure) ** 2 * weights).sum((-2, -1)) / weights.sum((-2, -1)))
+
+
 def _frame_leads(spec: Spec) -> np.ndarray:
     return -spec.step * np.arange(spec.frames - 1, -1, -1)
 
@@ -82,7 +139,7 @@ def frame_times(spec: Spec, init: np.datetime64) -> np.ndarray:
 
 def check_inputs(analysis: xr.Dataset, spec: Spec, inits: Sequence[np.datetime64]) -> None:
     """Raise InputError, listing everything, unless the analysis has the model's grid, channels and all input frames."""
-    faults = _fit_faults(analysis, spec, "analysis")
+    faults = fit_faults(analysis, spec, "analysis")
     times = pd.Index(analysis["time"].values)
     wanted = pd.DatetimeIndex(np.unique(np.concatenate([frame_times(spec, init) for init in inits])))
     gone = wanted[~wanted.isin(times)]
@@ -94,7 +151,8 @@ def check_inputs(analysis: xr.Dataset, spec: Spec, inits: Sequence[np.datetime64
     _refuse(faults)
 
 
-def _fit_faults(data: xr.Dataset, spec: Spec, what: str) -> list[str]:
+def fit_faults(data: xr.Dataset, spec: Spec, what: str) -> list[str]:
+    """What of a checkpoint's grid and channels the data do not have."""
     faults, grid = [], Grid.of(data)
     if not grid.matches(spec.grid):
         faults.append(f"the {what} is on {grid}; the checkpoint needs {spec.grid} (regrid at ingest: analysis.grid)")
