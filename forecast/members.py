@@ -16,6 +16,7 @@ from data_pipeline.errors import InputError
 from forecast import noise
 from forecast.boundary import Boundary
 from forecast.plan import ForecastPlan, member_block
+from forecast.states import joined, rows_of
 from models.checkpoint import check_device
 from models.contract import Generator, Spec, device_of, flat_noise_size
 
@@ -49,7 +50,8 @@ class MicroBatch:
     """Members of one checkpoint that go through its network together, and their state; the other rows of the batch are idle.
 
     part: number of the checkpoint; places: where its members stand among those that are made together; inside: among the
-    checkpoint's; lines: the rows of the batch that are theirs, which depend on the member alone: so do its bits.
+    checkpoint's; lines: the rows of the batch that are theirs, which depend on the member alone: so do its bits; group: number of
+    the batch among the checkpoint's. pieces: in how many the batch goes through the network, for want of memory.
     """
 
     generator: Generator
@@ -59,6 +61,8 @@ class MicroBatch:
     inside: list[int]
     lines: list[int]
     scale: float
+    group: int = 0
+    pieces: int = 1
     state: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -73,26 +77,41 @@ class MicroBatch:
         if frames.ndim == 5:
             frames = frames[self._spread(self.inside)]
         start = torch.from_numpy(frames).to(self.device)
-        self.state = self.generator.initial(
-            start.expand(self.rows, *start.shape[-4:]), self._alike(planes), self._noise(plan, time, 0)
-        )
+        start, forcing, draw = start.expand(self.rows, *start.shape[-4:]), self._alike(planes), self._noise(plan, time, 0)
+        made = [self.generator.initial(start[rows], forcing[rows], draw[rows]) for rows in self._cuts]
+        self.state = made[0] if self.pieces == 1 else joined(made)
 
     def step(
         self, plan: ForecastPlan, time: np.datetime64, k: int, planes: np.ndarray, edge: np.ndarray | None = None,
         boundary: Boundary | None = None,
     ) -> None:  # fmt: skip
         """Step k (from 1), and towards the ring's values `edge` (member or 1, C, H, W) if there is a boundary."""
-        self.state = self.generator.step(self.state, self._alike(planes), self._noise(plan, time, k))
+        forcing, draw = self._alike(planes), self._noise(plan, time, k)
+        if self.pieces == 1:
+            self.state = self.generator.step(self.state, forcing, draw)
+        else:
+            self.state = joined(
+                [self.generator.step(rows_of(self.state, rows), forcing[rows], draw[rows]) for rows in self._cuts]
+            )
         if edge is not None and boundary is not None:
             rings = boundary.for_members(edge, self._spread(list(self.members)))
             target = torch.from_numpy(rings).to(self.device)
             weight = torch.from_numpy(boundary.weight(self.generator.spec.grid)).to(self.device)
             self.state = self.generator.nudge(self.state, target, weight)
 
-    def fields(self) -> np.ndarray:
-        """Fields (member, C, H, W) in physical units."""
-        decoded = self.generator.fields(self.state)[self.lines]
-        return self.generator.spec.denormalise(decoded.float().cpu().numpy())
+    def decoded(self) -> np.ndarray:
+        """Normalised fields (member, C, H, W)."""
+        if self.pieces == 1:
+            fields = self.generator.fields(self.state)
+        else:
+            fields = torch.cat([self.generator.fields(rows_of(self.state, rows)) for rows in self._cuts])
+        return fields[self.lines].float().cpu().numpy()
+
+    @property
+    def _cuts(self) -> list[slice]:
+        """The rows that go through the network together."""
+        size = -(-self.rows // self.pieces)
+        return [slice(first, first + size) for first in range(0, self.rows, size)]
 
     def _spread(self, values: list[int]) -> list[int]:
         """One value a row; idle rows repeat the first."""
@@ -111,7 +130,9 @@ class MicroBatch:
         return torch.from_numpy(rows).to(self.device)
 
 
-def share_out(lanes: Sequence[Sequence[Generator]], plan: ForecastPlan, members: Sequence[int]) -> list[list[MicroBatch]]:
+def share_out(
+    lanes: Sequence[Sequence[Generator]], plan: ForecastPlan, members: Sequence[int], pieces: int = 1
+) -> list[list[MicroBatch]]:
     """The micro-batches of some members for each device's generators, dealt out in turns."""
     parts = len(lanes[0])
     scales = np.broadcast_to(np.asarray(plan.attrs.get("noise_scale", 1.0), float), parts)
@@ -121,11 +142,13 @@ def share_out(lanes: Sequence[Sequence[Generator]], plan: ForecastPlan, members:
         rows, groups = micro_batch(lanes[0][part].spec), defaultdict[int, list[tuple[int, int]]](list)
         for inside, member in enumerate(share(members, part, parts)):
             groups[(member - 1) // parts // rows].append((inside, member))
-        for group in groups.values():
+        for number, group in groups.items():
             inside_of, together = zip(*group, strict=True)
             lane, places = count % len(lanes), [members.index(member) for member in together]
             lines = [(member - 1) // parts % rows for member in together]
-            batch = MicroBatch(lanes[lane][part], part, together, places, list(inside_of), lines, float(scales[part]))
+            batch = MicroBatch(
+                lanes[lane][part], part, together, places, list(inside_of), lines, float(scales[part]), number, pieces
+            )
             dealt[lane].append(batch)
             count += 1
     return [lane for lane in dealt if lane]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,20 +12,18 @@ import numpy as np
 import torch
 import xarray as xr
 
-from data_pipeline.errors import InputError
-from data_pipeline.forcings import Forcings, standardised_static
+from data_pipeline.errors import InputError, PlumecastError
 from data_pipeline.store import version
 from forecast.boundary import Boundary
-from forecast.initial_states import InitialStates, check_inputs, one_analysis
-from forecast.members import MicroBatch, check_together, micro_batch, on_devices, share, share_out
+from forecast.initial_states import InitialStates, check_inputs
+from forecast.members import check_together, micro_batch
 from forecast.plan import ForecastPlan, checkpoint_attrs
-from forecast.sinks import MemorySink, Sink, check_finite
-from models.contract import Generator, Spec, device_of
+from forecast.sampler import Sampler, TooLargeError
+from forecast.sinks import MemorySink, Sink
+from forecast.states import Restarts
+from models.contract import Generator
 
 Generators = Generator | Sequence[Generator]
-
-BUFFER_BYTES = 96 << 20  # leads of a boundary read at once
-IN_FLIGHT = 4  # micro-batches of a checkpoint on an accelerator: it works on one while the next is set going
 
 
 @dataclass(frozen=True)
@@ -54,24 +51,26 @@ def sample(
 
 
 def make_plan(
-    generator: Generators, analysis: xr.Dataset, times: Sequence[Any] | np.ndarray, *, days: float, members: int, seed: int,
+    generator: Generators, analysis: xr.Dataset, times: Sequence[Any] | np.ndarray, *, days: float, members: int | Sequence[int],
+    seed: int,
     boundary: Boundary | None = None, name: str | None = None, noise_scale: float | None = None,
     initial: InitialStates | None = None,
 ) -> ForecastPlan:  # fmt: skip
     """The plan of a roll-out: every step up to `days`. noise_scale: that of each checkpoint's calibration unless given.
 
-    Raises InputError before any heavy work.
+    members: how many, from number 1 on, or their numbers. Raises InputError before any heavy work.
     """
     generators = listed(generator)
     spec = generators[0].spec
     check_together([each.spec for each in generators])
     inits = np.unique(np.array([np.datetime64(time, "ns") for time in times]))
     steps = int(np.timedelta64(round(days * 24), "h") / spec.step)
-    if steps < 1 or members < 1 or not inits.size:
+    numbers = tuple(range(1, members + 1)) if isinstance(members, int) else tuple(sorted(set(members)))
+    if steps < 1 or not numbers or numbers[0] < 1 or not inits.size:
         raise InputError(
-            f"forecast: {inits.size} initialisations, {members} members, {days:g} days; the step is {spec.step_hours} h"
+            f"forecast: {inits.size} initialisations, {len(numbers)} members{f' from {numbers[0]}' if numbers else ''}, {days:g} "
+            f"days; members are numbered from 1, the step is {spec.step_hours} h"
         )
-    numbers = tuple(range(1, members + 1))
     leads = spec.step * np.arange(1, steps + 1)
     for each in generators:
         if initial is None:
@@ -89,7 +88,7 @@ def make_plan(
         "attribution": str(analysis.attrs.get("attribution", "")),
         "source_recipe_hash": str(analysis.attrs.get("recipe_hash", "")),
         "micro_batch": micro_batch(spec),
-        "versions": _versions(),
+        "versions": versions(),
         "plumecast_version": version(),
     }
     if name:
@@ -102,7 +101,7 @@ def listed(generator: Generators) -> list[Generator]:
     return [generator] if isinstance(generator, Generator) else list(generator)
 
 
-def _versions() -> str:
+def versions() -> str:
     """Versions that decide the numbers of a forecast, as JSON."""
     return json.dumps({"numpy": np.__version__, "torch": torch.__version__, "threads": torch.get_num_threads()})
 
@@ -110,163 +109,85 @@ def _versions() -> str:
 def run(
     generator: Generators, analysis: xr.Dataset, plan: ForecastPlan, sinks: Sequence[Sink], *, boundary: Boundary | None = None,
     initial: InitialStates | None = None, devices: Sequence[str] = (),
-    report: Callable[[Progress], None] = lambda progress: None,
+    restarts: Restarts | None = None, report: Callable[[Progress], None] = lambda progress: None,
+    remark: Callable[[str], None] = warnings.warn,
 ) -> None:  # fmt: skip
-    """Make the forecast of `plan` and feed it to `sinks`. Initialisations that every sink already holds are skipped.
+    """Make the forecast of `plan` and feed it to `sinks`. What every sink already holds is not made.
 
     generator: one, or several: member k is made by number (k - 1) mod J of J (a deep ensemble), so that every prefix of the
     members is balanced. devices: micro-batches are shared out over them, with the same numbers on alike devices; without any, the
     generators run where they lie.
 
+    restarts: where the states of the last lead are kept, and continued from when leads are added. remark: told when memory runs
+    out, and fewer members go on together, see `Load`; what was made is not made again.
+
     Some member blocks of an initialisation are made at a time, or all its members, if a sink needs them at once. Memory: their
     states, one lead of their fields, and a block of the boundary's leads. Raises GateError if a field is not finite.
     """
-    generators = listed(generator)
-    specs = [each.spec for each in generators]
-    planes_of = _Planes(specs, analysis)
-    lanes = on_devices(generators, devices)
     held = np.ones((plan.times.size, plan.leads.size, len(plan.members)), bool)
     for sink in sinks:
         has = sink.open(plan)
         held &= False if has is None else has
-    whole = any(sink.whole for sink in sinks)
-    size = len(plan.members) if whole else plan.chunks["number"] * _blocks_at_once(lanes)
-    total, done = held.size, int(held.sum())
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(len(lanes))) if len(lanes) > 1 else None
-        for unit in _units(plan, held, size, whole):
-            time, members = unit.time, unit.members
-            shared = share_out(lanes, plan, members)
-            frames = [_frames(analysis, initial, members, time, specs, part) for part in range(len(specs))]
-            _everywhere(pool, shared, _begin(plan, time, frames, planes_of(time + plan.leads[0])))
-            edges = _Edges(boundary, specs, plan, time)
-            for k, lead in enumerate(plan.leads):
-                planes = planes_of(time + lead)
-                _everywhere(pool, shared, _step(plan, time, k + 1, planes, edges.at(k), boundary))
-                if not unit.wanted[k].any():
-                    continue
-                fields = np.empty((len(members), len(plan.channels), *plan.grid.shape), np.float32)
-                _everywhere(pool, shared, _decode(fields))
-                check_finite(plan, time, lead, members, fields)
-                for sink in sinks:
-                    sink.take(time, lead, members, fields)
-                done += int(unit.wanted[k].sum())
-                report(Progress(done, total))
+    options: dict[str, Any] = {"boundary": boundary, "initial": initial, "devices": devices, "restarts": restarts}
+    with Sampler(listed(generator), analysis, plan, **options) as sampler:
+        whole = any(sink.whole for sink in sinks)
+        load = Load(len(plan.members) if whole else plan.chunks["number"] * sampler.blocks_at_once)
+        while (unit := _next(plan, held, load.members, whole)) is not None:
+            members = tuple(plan.members[place] for place in unit.places)
+            try:
+                for k, fields in sampler.leads(plan.times[unit.row], members, unit.wanted, load.pieces):
+                    for sink in sinks:
+                        sink.take(plan.times[unit.row], plan.leads[k], members, fields)
+                    held[unit.row, k, unit.places] = True
+                    report(Progress(int(held.sum()), held.size))
+            except TooLargeError as error:
+                load = load.less(micro_batch(sampler.specs[0]), whole, error)
+                remark(load.said(error))
     for sink in sinks:
         sink.close()
 
 
-class _Unit(NamedTuple):
-    """Members of one initialisation that are made together. wanted: bool (lead, member), what some sink lacks."""
+@dataclass(frozen=True)
+class Load:
+    """Members that are made together, and the pieces in which a micro-batch goes through a network."""
 
-    time: np.datetime64
-    members: tuple[int, ...]
+    members: int
+    pieces: int = 1
+
+    def less(self, block: int, whole: bool, error: Exception) -> Load:
+        """Half of it: fewer micro-batches first, which changes no bit, then smaller ones.
+
+        Raises PlumecastError if that was one member alone.
+        """
+        if not whole and self.members > block:
+            return Load(max(block, self.members // 2 // block * block), self.pieces)
+        if self.pieces < block:
+            return Load(self.members, 2 * self.pieces)
+        raise PlumecastError(f"not even one member at a time fits the memory ({error}); use a device with more of it") from error
+
+    def said(self, error: Exception) -> str:
+        """For the person, and for the store."""
+        how = f"{self.members} members at a time; the numbers stay the same"
+        if self.pieces > 1:
+            how = f"micro-batches in {self.pieces} pieces; from here on the numbers are those of enough memory to rounding only"
+        return f"memory ran out ({str(error).splitlines()[0][:120]}): going on with {how}"
+
+
+class _Unit(NamedTuple):
+    """Members of one initialisation that are made together: positions in the plan. wanted: bool (lead,), what some sink lacks."""
+
+    row: int
+    places: np.ndarray
     wanted: np.ndarray
 
 
-def _units(plan: ForecastPlan, held: np.ndarray, size: int, whole: bool) -> Iterator[_Unit]:
-    """What is to be made, `size` members of the plan at most at a time; whole: with those that are held already."""
-    for row, time in enumerate(plan.times):
+def _next(plan: ForecastPlan, held: np.ndarray, size: int, whole: bool) -> _Unit | None:
+    """What is to be made next, `size` members of the plan at most; whole: with those that are held already."""
+    for row in np.flatnonzero(~held.all(axis=(1, 2))):
         for first in range(0, len(plan.members), size):
-            wanted = ~held[row, :, first : first + size]
-            lacking = np.asarray(wanted.any(axis=0))
-            if whole:
-                lacking = np.full_like(lacking, lacking.any())
-            places = first + np.flatnonzero(lacking)
-            if places.size:
-                yield _Unit(time, tuple(plan.members[place] for place in places), wanted[:, lacking])
-
-
-def _blocks_at_once(lanes: Sequence[Sequence[Generator]]) -> int:
-    """Member blocks that keep every checkpoint and device busy."""
-    accelerated = any(device_of(each).type != "cpu" for lane in lanes for each in lane)
-    return len(lanes) * len(lanes[0]) * (IN_FLIGHT if accelerated else 1)
-
-
-def _frames(
-    analysis: xr.Dataset, initial: InitialStates | None, members: tuple[int, ...], time: np.datetime64, specs: list[Spec],
-    part: int,
-) -> np.ndarray:  # fmt: skip
-    """Input frames of the members of checkpoint `part`, normalised by its own statistics."""
-    if initial is None:
-        return one_analysis(analysis, specs[part], time)
-    return initial.load(specs[part], time, share(members, part, len(specs)) or members[:1])
-
-
-class _Planes:
-    """Forcing planes of a valid time for each checkpoint; those that ask for the same share them."""
-
-    def __init__(self, specs: Sequence[Spec], analysis: xr.Dataset) -> None:
-        self.names = [spec.forcings for spec in specs]
-        self.forcings = {
-            spec.forcings: Forcings(spec.forcings, spec.grid, spec.step, standardised_static(analysis, spec.forcings))
-            for spec in specs
-        }
-
-    def __call__(self, valid: np.datetime64) -> list[np.ndarray]:
-        made = {names: forcings.at(valid) for names, forcings in self.forcings.items()}
-        return [made[names] for names in self.names]
-
-
-class _Edges:
-    """Ring values of one initialisation for each checkpoint, read in blocks of leads as stores keep them, not all at once."""
-
-    def __init__(self, boundary: Boundary | None, specs: Sequence[Spec], plan: ForecastPlan, time: np.datetime64) -> None:
-        self.boundary, self.specs, self.plan, self.time = boundary, specs, plan, time
-        members = boundary.data.sizes["number"] if boundary is not None and boundary.is_forecast else 1
-        lead_bytes = members * len(specs[0].channels) * int(np.prod(specs[0].grid.shape)) * 4
-        self.block = max(1, BUFFER_BYTES // lead_bytes)
-        self.first, self.values = -self.block, [np.empty(0)] * len(specs)
-
-    def at(self, k: int) -> list[np.ndarray] | None:
-        """Of lead k (from 0); leads are asked for in order."""
-        if self.boundary is None:
-            return None
-        if k >= self.first + self.block:
-            self.first = k
-            leads = self.plan.leads[k : k + self.block]
-            self.values = [self.boundary.load(spec, self.time, leads) for spec in self.specs]
-        return [values[k - self.first] for values in self.values]
-
-
-Lane = list[MicroBatch]
-
-
-def _begin(plan: ForecastPlan, time: np.datetime64, frames: list[np.ndarray], planes: list[np.ndarray]) -> Callable[[Lane], None]:
-    def begin(lane: Lane) -> None:
-        for batch in lane:
-            batch.begin(plan, time, frames[batch.part], planes[batch.part])
-
-    return begin
-
-
-def _step(
-    plan: ForecastPlan, time: np.datetime64, k: int, planes: list[np.ndarray], edges: list[np.ndarray] | None,
-    boundary: Boundary | None,
-) -> Callable[[Lane], None]:  # fmt: skip
-    """Step k of a device's micro-batches; all are set going before the first is waited for."""
-
-    def step(lane: Lane) -> None:
-        for batch in lane:
-            batch.step(plan, time, k, planes[batch.part], None if edges is None else edges[batch.part], boundary)
-
-    return step
-
-
-def _decode(fields: np.ndarray) -> Callable[[Lane], None]:
-    def decode(lane: Lane) -> None:
-        for batch in lane:
-            fields[batch.places] = batch.fields()
-
-    return decode
-
-
-def _everywhere(pool: ThreadPoolExecutor | None, lanes: Sequence[Lane], call: Callable[[Lane], None]) -> None:
-    """`call` each device's micro-batches, every device on a thread of its own."""
-
-    @torch.inference_mode()  # holds for one thread only
-    def called(lane: Lane) -> None:
-        call(lane)
-
-    for _ in map(called, lanes) if pool is None else pool.map(called, lanes):
-        pass
+            missing = ~held[row, :, first : first + size]
+            lacking = np.flatnonzero(missing.any(axis=0))
+            if lacking.size:
+                places = np.arange(missing.shape[1]) if whole else lacking
+                return _Unit(int(row), first + places, np.asarray(missing.any(axis=1)))
+    return None

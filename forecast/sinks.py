@@ -5,7 +5,7 @@ The one that writes a forecast store is in `forecast.writing`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -86,7 +86,7 @@ class ScoreSink:
 
 
 def check_finite(
-    plan: ForecastPlan, time: np.datetime64, lead: np.timedelta64, members: tuple[int, ...], fields: np.ndarray
+    channels: Sequence[Channel], time: np.datetime64, lead: np.timedelta64, members: tuple[int, ...], fields: np.ndarray
 ) -> None:
     """Raise GateError naming the first member and channel with a value that is not finite."""
     bad = ~np.isfinite(fields).all(axis=(-2, -1))
@@ -94,7 +94,7 @@ def check_finite(
         member, channel = np.argwhere(bad)[0]
         hours = int(lead / np.timedelta64(1, "h"))
         raise GateError(
-            f"forecast of {np.datetime_as_string(time, 'h')}: member {members[member]}, {plan.channels[channel]} not finite "
+            f"forecast of {np.datetime_as_string(time, 'h')}: member {members[member]}, {channels[channel]} not finite "
             f"at +{hours} h ({int(bad.any(axis=1).sum())} of {len(members)} members affected); nothing was published"
         )
 

@@ -22,7 +22,7 @@ WAITING = 2  # buffers on their way to the disk while others are filled
 
 
 class Background:
-    """Calls one after the other on a thread of its own; `WAITING` of them wait. What one raises, a later `put` or `flush` does."""
+    """Calls one after the other on a thread of its own, `WAITING` at most. What one raises, a later `put` or `flush` raises."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
@@ -118,6 +118,11 @@ class ZarrSink:
             wanted = inside & ~self._held[row, k, places]
             if wanted.any():
                 self._fill(self._part_at(row, int(first)), k, places[wanted] - first, fields[wanted])
+
+    @property
+    def done(self) -> set[str]:
+        """Names of the parts that are on the disk, whoever wrote them."""
+        return {part.name for part in self.plan.parts} if self._writer is None else self._writer.done
 
     def close(self) -> None:
         """Publish the store, if every part is there."""

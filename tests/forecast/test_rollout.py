@@ -12,11 +12,11 @@ import torch
 import xarray as xr
 
 import forecast
-from data_pipeline.errors import GateError, InputError
+from data_pipeline.errors import GateError, InputError, PlumecastError
 from data_pipeline.forcings import Forcings
 from data_pipeline.grid import Grid
 from data_pipeline.schema import validate
-from forecast import noise, rollout
+from forecast import noise, rollout, sampler
 from forecast.boundary import Boundary
 from forecast.initial_states import InitialStates
 from forecast.members import MicroBatch, share
@@ -321,8 +321,10 @@ def test_a_fault_on_one_of_several_devices_ends_the_forecast(
         raise MemoryError("a device is full")
 
     monkeypatch.setattr(trio[1], "step", broken)
-    with pytest.raises(MemoryError, match="a device is full"):
-        forecast.run(trio, analysis, plan, [rollout.MemorySink()], devices=("cpu", "cpu"))
+    with pytest.raises(PlumecastError, match=r"not even one member at a time fits the memory \(a device is full\)"):
+        forecast.run(
+            trio, analysis, plan, [rollout.MemorySink()], devices=("cpu", "cpu"), remark=lambda text: None,
+        )  # fmt: skip
 
 
 class Weighing:
@@ -372,6 +374,6 @@ def test_the_boundary_is_read_in_blocks_of_leads(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         Boundary, "load", lambda self, spec, init, leads: (seen.append(len(leads)), plain(self, spec, init, leads))[1]
     )
-    monkeypatch.setattr(rollout, "BUFFER_BYTES", 3 * 4 * 4 * REGION.areas.size + 10)
+    monkeypatch.setattr(sampler, "BUFFER_BYTES", 3 * 4 * 4 * REGION.areas.size + 10)
     assert same(forecast.sample(made, data, data["time"].values[[10]], days=4, members=3, boundary=ring), whole)
     assert seen == [3, 3, 2]
