@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from forecast import calibration_commands
+from forecast import calibration_commands, product_commands, state_commands
+from forecast.cycle import commands as cycle_commands
 from models.commands import PrecisionOption
 
 if TYPE_CHECKING:
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Mount the commands of this package."""
     app.command()(live)
+    state_commands.register(app)
     app.command()(forecast)
     app.command()(calibration_commands.fit_post_processing)
     app.command()(calibration_commands.post_process)
+    app.command()(product_commands.products)
     app.command()(baseline)
     app.command()(demo)
+    cycle_commands.register(app)
 
 
 def live(
