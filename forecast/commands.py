@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from forecast import calibration_commands, product_commands, state_commands
+from forecast import calibration_commands, product_commands, state_commands, store_commands
 from forecast.cycle import commands as cycle_commands
 from models.commands import PrecisionOption
 
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     """Mount the commands of this package."""
     app.command()(live)
     state_commands.register(app)
+    store_commands.register(app)
     app.command()(forecast)
     app.command()(calibration_commands.fit_post_processing)
     app.command()(calibration_commands.post_process)

@@ -21,7 +21,7 @@ from data_pipeline.grid import Grid
 from data_pipeline.schema import channels_of, stack
 from data_pipeline.templates import forecast_dataset, forecast_template
 from forecast.perturbations import Frames, Kind, states
-from models.contract import Spec
+from models.contract import Generator, Spec
 
 
 def one_analysis(analysis: xr.Dataset, spec: Spec, init: np.datetime64) -> np.ndarray:
@@ -75,6 +75,17 @@ class InitialStates:
         own = self.data.sel(time=init, prediction_timedelta=_frame_leads(spec), number=self.numbers(members))
         fields = stack(own, spec.parsed_channels)
         return spec.normalise(fields.transpose("number", "prediction_timedelta", "channel", "latitude", "longitude").values)
+
+
+def started_from(
+    generators: Sequence[Generator], initial: InitialStates | None, inits: Sequence[np.datetime64], members: Sequence[int]
+) -> str:
+    """For the forecast's attributes: what the members start from, and which families perturb that themselves."""
+    own = list(dict.fromkeys(each.spec.family for each in generators if each.perturbs_initial))
+    told = f"; members of {', '.join(own)} perturbed by its prior at lead 0" if own else ""
+    if initial is not None:
+        return initial.described(generators[0].spec, inits, members) + told
+    return f"one analysis{told}" if own else "one analysis, all members alike"
 
 
 def check_states(kind: Kind, frames: Frames, inits: np.ndarray, members: int) -> None:

@@ -103,6 +103,8 @@ def checkpoint_attrs(generators: Sequence[Generator], noise_scale: float | None 
         "training_period": _span([spec.training_period for spec in specs]),
         "validation_period": _span([spec.validation_period for spec in specs]),
     }
+    if len(specs) > 1:  # member k is of checkpoint (k - 1) mod J of J; one that is named twice counts twice
+        attrs["checkpoint_weights"] = [round(1 / len(specs), 6)] * len(specs)
     if any(spec.intervals for spec in specs):
         attrs["step_hours"] = specs[0].step_hours
     dtypes = [str(each.compute_dtype).removeprefix("torch.") for each in generators]

@@ -15,7 +15,7 @@ import xarray as xr
 from data_pipeline.errors import InputError, PlumecastError
 from data_pipeline.store import version
 from forecast.boundary import Boundary
-from forecast.initial_states import InitialStates, check_inputs
+from forecast.initial_states import InitialStates, check_inputs, started_from
 from forecast.members import check_together, micro_batch
 from forecast.plan import ForecastPlan, checkpoint_attrs
 from forecast.sampler import Sampler, TooLargeError
@@ -82,7 +82,7 @@ def make_plan(
     attrs = {
         **checkpoint_attrs(generators, noise_scale),
         "seed": seed,
-        "initial_state": "one analysis, all members alike" if initial is None else initial.described(spec, list(inits), numbers),
+        "initial_state": started_from(generators, initial, list(inits), numbers),
         "boundary": boundary.name if boundary is not None else "none",
         "source": str(analysis.attrs.get("source", "")),
         "attribution": str(analysis.attrs.get("attribution", "")),

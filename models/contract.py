@@ -158,6 +158,11 @@ class Generator(nn.Module, ABC):
         self.compute_dtype = torch.float32
         self.members_group: ProcessGroup | None = None
 
+    @property
+    def perturbs_initial(self) -> bool:
+        """True if `initial` draws states around the frames; most families start all members from the frames as they are."""
+        return False
+
     @abstractmethod
     def noise_shapes(self) -> dict[str, tuple[int, ...]]:
         """Per member: the shape of the noise that `initial` and `step` need (standard normal), and `loss` if it needs more."""

@@ -86,6 +86,10 @@ class VaeGenerator(CrpsGenerator):
         """How many numbers z has."""
         return self.vector + math.prod(self.net.local_shape)
 
+    @property
+    def perturbs_initial(self) -> bool:
+        return self.perturbation is not None
+
     def noise_shapes(self) -> dict[str, tuple[int, ...]]:
         n = self.latent_size
         return {"initial": (n,), "step": (n,), "loss": (2 * n,)}
