@@ -22,7 +22,13 @@ from data_pipeline.recipe import differences, fingerprint
 from data_pipeline.schema import stack
 from forecast.plan import ForecastPlan, Part, plan_of
 
-NO_SETTINGS = ("plumecast_version", "recipe_hash", "extent", "gate")  # of the attributes: what does not decide the numbers
+NO_SETTINGS = (
+    "plumecast_version",
+    "recipe_hash",
+    "extent",
+    "gate",
+    "remarks",
+)  # of the attributes: what does not decide the numbers
 MOST_LINES = 20
 FIELD_DIMS = ("prediction_timedelta", "number", "channel", "latitude", "longitude")
 

@@ -5,6 +5,7 @@ A part is an initialisation and a member block.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import numpy as np
 from data_pipeline import store
 from data_pipeline.errors import InputError
 from forecast.extend import published, recipe_of
+from forecast.gate import GateSink, merged
 from forecast.plan import ForecastPlan, Part, as_dataset, template
 
 WAITING = 2  # buffers on their way to the disk while others are filled
@@ -63,13 +65,15 @@ class ZarrSink:
 
     A part is an initialisation and a member block (`plan.parts`), put on the disk by a thread beside the roll-out; a killed run
     continues with the first unfinished one. only: names of the parts that this process is to write where several write one store
-    side by side, each its own; whoever closes last publishes. The store stays as it was, and readable, until all is there.
+    side by side, each its own; whoever closes last publishes. The store stays as it was, and readable, until all is there. gate:
+    the sink whose findings are kept in the attribute `gate`, as JSON. remarks: lines for the attribute `remarks`.
     """
 
     whole = False
 
-    def __init__(self, path: str | Path, *, only: Collection[str] | None = None) -> None:
-        self.path, self.only = Path(path), only
+    def __init__(self, path: str | Path, *, only: Collection[str] | None = None, gate: GateSink | None = None) -> None:
+        self.path, self.only, self.gate = Path(path), only, gate
+        self.remarks: list[str] = []
         self._writer: store.StoreWriter | None = None
 
     def open(self, plan: ForecastPlan) -> np.ndarray:
@@ -132,7 +136,7 @@ class ZarrSink:
         self._background.stop()
         self._writer.refresh()
         if self.only is None or self._writer.done >= set(self._writer.parts):
-            self._writer.finish()
+            self._writer.finish(self._said)
         self.release()
 
     def release(self) -> None:
@@ -181,8 +185,23 @@ class ZarrSink:
     def _complete_if_whole(self, opened: _Open) -> None:
         if not opened.left:
             assert self._writer is not None
-            self._background.put(self._writer.complete, opened.part.name)
+            self._background.put(self._writer.complete, opened.part.name, self._note(opened.part))
             del self._open[opened.part.name]
+
+    def _note(self, part: Part) -> dict[str, Any] | None:
+        """Kept with a part, so that what was found is not lost when this process is killed."""
+        note = {} if self.gate is None else {"gate": self.gate.note(self.plan.times[part.row], self.plan.members[part.members])}
+        return note | ({"remarks": self.remarks} if self.remarks else {}) or None
+
+    def _said(self, _: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Attributes of the whole store, from the notes of its parts and those of the store that it takes the place of."""
+        assert self._writer is not None
+        notes = [note for note in self._writer.notes.values() if note]
+        old = {} if self._old is None else self._old.data.attrs
+        reports = [note["gate"] for note in notes if "gate" in note] + ([json.loads(old["gate"])] if "gate" in old else [])
+        remarks = [*old.get("remarks", "").splitlines(), *(line for note in notes for line in note.get("remarks", ()))]
+        attrs = {"gate": json.dumps(merged(reports).as_dict())} if reports else {}
+        return attrs | ({"remarks": "\n".join(dict.fromkeys(remarks))} if remarks else {}), {}
 
     def _take_over(self, part: Part, run: slice) -> None:
         """Chunks of the published store, as they are where they have the same form."""
