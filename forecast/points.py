@@ -127,7 +127,7 @@ def locate(places: Sequence[Place], grid: Grid, land: np.ndarray | None = None) 
         if out and land is None
     ]
     if faults:
-        raise InputError("points:\n" + "\n".join(f"  - {fault}" for fault in faults))
+        raise InputError("\n".join(faults))
     if land is not None:
         return _on_land(names, latitude, longitude, grid, land)
     (south, y), (west, x) = _below(rows, latitude), _below(across, wanted)

@@ -63,7 +63,7 @@ def products(
     if dry_run:
         typer.echo("nothing was written (--dry-run)")
         return
-    with ProgressDisplay("products", "parts") as bar:
+    with ProgressDisplay("products", "jobs") as bar:
         making.run(plan, target, bar)
     opener = "open_dataset" if target.suffix == ".nc" else "open_zarr"
     typer.echo(f"products: {target}\nnext: python -c \"import xarray; print(xarray.{opener}('{target}'))\"")

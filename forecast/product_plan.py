@@ -141,11 +141,11 @@ def make_plan(
     points, stamp_grid, stamp_leads = None, None, np.empty(0, np.int64)
     try:
         points = _points(members.grid, section, places, static)
-        if section.stamps is not None:
-            stamp_grid, stamp_leads, lacking = _stamps(members, section.stamps)
-            faults += lacking
     except InputError as error:
-        faults.append(str(error))
+        faults += str(error).split("\n")
+    if section.stamps is not None:
+        stamp_grid, stamp_leads, lacking = _stamps(members, section.stamps)
+        faults += lacking
     if not faults and not (tasks or joint or tracks):
         faults.append("nothing is asked for: every kind of product is switched off")
     if faults:
@@ -202,17 +202,19 @@ def _events(
 ) -> tuple[list[Event], list[Event], list[str], list[str]]:
     """Events of one condition, joint events, faults, and notes of what was left out unasked."""
     asked, faults = parse_all([*(recipe or ()), *more])
-    chosen = [event for one in asked for event in _spread(one, wanted)]
-    for event in chosen:
-        faults += [f"threshold {event.label!r}: {fault}" for fault in _event_faults(event, members, climate)]
+    usual = parse_all([*COMMON, *(PERCENTILES if climate is not None else ())])[0] if recipe is None else []
+    chosen: list[Event] = []
     notes: list[str] = []
-    if recipe is None:
-        usual, _ = parse_all([*COMMON, *(PERCENTILES if climate is not None else ())])
-        general = [event for one in usual for event in _spread(one, wanted) if not _is_dry(event)]
-        possible = [event for event in general if not _event_faults(event, members, climate)]
-        chosen = [*(event for event in possible if event not in chosen), *chosen]
-        if left := sum(event.conditions[0].is_quantile for event in general if event not in possible):
-            notes.append(f"{left} percentile events ({', '.join(PERCENTILES)}): the climatology lacks their quantiles")
+    for one in [*usual, *asked]:
+        spread = [event for event in _spread(one, wanted) if event not in chosen and not (one in usual and _is_dry(event))]
+        found = {event: _event_faults(event, members, climate) for event in spread}
+        possible = [event for event in spread if not found[event]]
+        chosen += possible
+        lines = [f"threshold {event.label!r}: {fault}" for event in spread for fault in found[event]]
+        if one.is_general and (possible or one in usual):  # of the channels that the climatology has
+            notes += _shortened(lines)
+        elif one not in usual:
+            faults += lines
     names = [event.name for event in chosen]
     faults += [f"thresholds: {name} is asked for twice" for name in sorted({name for name in names if names.count(name) > 1})]
     single = [event for event in chosen if len(event.conditions) == 1]
@@ -308,13 +310,13 @@ def _coarse(levels: np.ndarray) -> str | None:
     )
 
 
-def _shortened(lines: list[str]) -> list[str]:
+def _shortened(lines: Sequence[str]) -> list[str]:
     """One line for all that lack the same."""
     reasons: dict[str, list[str]] = {}
     for line in lines:
         subject, _, reason = line.partition(": ")
-        reasons.setdefault(reason, []).append(subject.removeprefix("EFI of "))
-    return [f"no EFI of {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+        reasons.setdefault(reason, []).append(subject)
+    return [f"{', '.join(subjects)}: {reason}" for reason, subjects in reasons.items()]
 
 
 def _tasks(
@@ -392,7 +394,11 @@ def _stamps(members: Members, stamps: StampSection) -> tuple[Grid, np.ndarray, l
     leads = np.flatnonzero(np.abs(np.mod(members.hours + every / 2, every) - every / 2) < 1e-6)
     if not leads.size:
         faults.append(f"stamps: no lead is a multiple of {stamps.every}")
-    grid = members.grid if stamps.grid is None else Grid.named(stamps.grid)
+    grid = members.grid
+    try:
+        grid = grid if stamps.grid is None else Grid.named(stamps.grid)
+    except InputError as error:
+        faults.append(f"stamps: {error}")
     return grid, leads, faults
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from data_pipeline.recipe import SECTIONS, Hours, Section, read_recipe, section
 
@@ -72,7 +72,10 @@ class ProductsSection(Section):
     place: list[Place] = Field(default=[])
     nearest_land: bool = False
     stamps: StampSection | None = None
-    tracks: TrackSection | bool = True
+    tracks: Annotated[
+        Annotated[TrackSection, Tag("section")] | Annotated[bool, Tag("switch")],
+        Discriminator(lambda value: "switch" if isinstance(value, bool) else "section"),
+    ] = True
 
     @model_validator(mode="after")
     def _levels(self) -> ProductsSection:

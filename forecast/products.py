@@ -3,11 +3,12 @@
     products.make("forecasts/crps.zarr", "products.zarr", climatology="climatology.zarr")
 
 Quantity by quantity, some leads of one initialisation at a time with all their members: memory does not grow with leads or
-initialisations. Killed and run again, it goes on with the quantity that it was at; a finished store is left alone.
+initialisations. Killed and run again, it goes on with the part that it was at; a finished store is left alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -33,7 +34,10 @@ from forecast.product_plan import PRESSURE, Plan, Task, make_plan
 from forecast.product_recipe import Place, ProductsSection, of_recipe, read_products
 from verification.neighbourhood import fractions
 
+PART_BYTES = 512 << 20  # of members read for a part; a killed run reads at most so much again, or one quantity
+
 Report = Callable[[int, int], None]
+Job = Task | Event | None  # a quantity, a joint event, or the tracks
 Fields = dict[str, np.ndarray]  # {variable: values of a block, without the time}
 
 
@@ -106,27 +110,43 @@ def _section(recipe: str | Path | ProductsSection | dict[str, Any] | None) -> Pr
 
 
 def _write(plan: Plan, out: Path, report: Report) -> Path:
-    """Part by part: an initialisation and a task, a joint event, or the tracks."""
-    jobs: list[Task | Event | None] = [*plan.tasks, *plan.joint, *([None] if plan.tracks is not None else [])]
+    """Part by part: an initialisation and some jobs; what was done is counted in jobs."""
+    groups = _groups(plan)
     stamps = [np.datetime_as_string(time, "m").replace(":", "") for time in plan.inits]
-    parts = [f"{stamp}.{k:04d}" for stamp in stamps for k in range(len(jobs))]
+    parts = [f"{stamp}.{k:04d}" for stamp in stamps for k in range(len(groups))]
     rows = np.searchsorted(plan.forecast["time"].values, plan.inits)
-    form = template(plan)
+    form, done, total = template(plan), 0, len(stamps) * sum(map(len, groups))
     with store.create(out, form, parts=parts, attrs=attributes(plan), chunks=chunks(plan), recipe=plan.recipe) as writer:
-        for i, stamp in enumerate(stamps):
-            for k, job in enumerate(jobs):
-                part = f"{stamp}.{k:04d}"
-                if part not in writer.done:
-                    for made, box in _boxes(plan, job, int(rows[i])):
-                        data = {name: (form[name].dims, values[None]) for name, values in made.items()}
-                        writer.put(part, xr.Dataset(data), {"time": slice(i, i + 1), **box})
-                    writer.complete(part)
-                report(len(writer.done), len(parts))
+        for (i, stamp), (k, jobs) in itertools.product(enumerate(stamps), enumerate(groups)):
+            part, held = f"{stamp}.{k:04d}", writer.done
+            for job in jobs:
+                for made, box in _boxes(plan, job, int(rows[i])) if part not in held else ():
+                    data = {name: (form[name].dims, values[None]) for name, values in made.items()}
+                    writer.put(part, xr.Dataset(data), {"time": slice(i, i + 1), **box})
+                done += 1
+                report(done, total)
+            if part not in held:
+                writer.complete(part)
         return writer.finish()
 
 
-def _boxes(plan: Plan, job: Task | Event | None, init: int) -> Iterator[tuple[Fields, dict[str, slice]]]:
-    """What a part of an initialisation holds, block by block: fields, and their leads; None are the tracks."""
+def _groups(plan: Plan) -> list[list[Job]]:
+    """Jobs that make one part: of small forecasts all, because making each durable would cost more than making it."""
+    jobs: list[Job] = [*plan.tasks, *plan.joint, *([None] if plan.tracks is not None else [])]
+    field = 4 * plan.members.hours.size * plan.members.size * plan.members.grid.areas.size
+    groups: list[list[Job]] = [[]]
+    size = 0
+    for job in jobs:
+        if size >= PART_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(job)
+        size += field * max(len(job.levels) if isinstance(job, Task) else 1, 1)
+    return groups
+
+
+def _boxes(plan: Plan, job: Job, init: int) -> Iterator[tuple[Fields, dict[str, slice]]]:
+    """What a job makes of an initialisation, block by block: fields, and their leads."""
     if job is None:
         yield _tracked(plan, init), {}
         return

@@ -91,10 +91,10 @@ def follow(lows: Sequence[Lows], hours: np.ndarray, *, speed_ms: float, lifetime
 def strikes(
     tracks: Sequence[Sequence[Track]], hours: np.ndarray, grid: Grid, *, radius_km: float, window_hours: float
 ) -> np.ndarray:
-    """Share of members with a centre within `radius_km` of each grid point in (lead - window, lead]: (lead, latitude, longitude).
+    """Share of members with a centre within `radius_km` of each point at any time in the window: (lead, latitude, longitude).
 
-    tracks: those of each member. Between stamps a centre moves along a great circle. NaN at leads whose window begins before the
-    first stamp of the forecast less its step.
+    tracks: those of each member. The window is the hours that end at the lead, ends included. Between stamps a centre moves
+    along a great circle. NaN at leads less than a window after the first stamp less a step.
     """
     tree = cKDTree(unit_vectors(*np.meshgrid(grid.latitude, grid.longitude, indexing="ij")).reshape(-1, 3))
     chord = 2 * np.sin(min(radius_km / EARTH_RADIUS_KM, np.pi) / 2) * (1 + 1e-9)
@@ -106,7 +106,7 @@ def strikes(
         cells = tree.query_ball_point(places, chord) if len(places) else []
         for stamp, near in zip(stamps, cells, strict=True):
             # 1e-6 hours: a place between stamps is not moved across the border of a window by rounding
-            hit[(hours >= stamp - 1e-6) & (hours - window_hours < stamp - 1e-6)] |= _mask(near, hit.shape[1])
+            hit[(hours >= stamp - 1e-6) & (hours - window_hours <= stamp + 1e-6)] |= _mask(near, hit.shape[1])
         total += hit
     share = total / max(len(tracks), 1)
     share[hours < hours[0] - step + window_hours - 1e-6] = np.nan
