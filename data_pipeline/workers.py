@@ -7,9 +7,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from data_pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 AHEAD = 16  # tasks under way at a time
 _Result = TypeVar("_Result")
@@ -34,6 +37,13 @@ def pool(cluster: str | None, *, waiting: int = 0) -> Iterator[Executor]:
         with ThreadPoolExecutor(cores() + waiting) as threads:
             yield threads
         return
+    with connected(cluster) as client:
+        yield client.get_executor(pure=False)
+
+
+@contextlib.contextmanager
+def connected(cluster: str) -> Iterator[Client]:
+    """A client of the dask scheduler at the address `cluster`. Raises InputError if none answers."""
     from distributed import Client
 
     try:
@@ -41,7 +51,7 @@ def pool(cluster: str | None, *, waiting: int = 0) -> Iterator[Executor]:
     except (OSError, ValueError) as error:
         raise InputError(f"--cluster {cluster}: no dask scheduler answers there ({error})") from None
     with client:
-        yield client.get_executor(pure=False)
+        yield client
 
 
 def in_order(

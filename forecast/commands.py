@@ -98,6 +98,11 @@ def forecast(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; several, as cuda:0,cuda:1, share the work")] = "cpu",
     precision: PrecisionOption = "float32",
     out: Annotated[Path | None, typer.Option(help="forecast store; beside the analysis unless given")] = None,
+    share: Annotated[str | None, typer.Option(help="make share I of N of the store, as 3/10; the last one publishes it")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes on this machine that share the work and its cores")
+    ] = None,
+    cluster: Annotated[str | None, typer.Option(help="dask scheduler, as tcp://host:8786, whose workers share the work")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check all inputs, show the plan and stop")] = False,
 ) -> None:
     """Make an ensemble forecast with a checkpoint, or with several: member k comes from number (k - 1) mod J of J.
@@ -105,36 +110,31 @@ def forecast(
     Example: plumecast forecast runs/planet/analysis.zarr --start 2007-01-11 --stop 2007-12-21 --count 36 --members 50
 
     All input times are checked before anything is computed. A killed run continues with the same command; a finished one is left
-    alone; other settings at the same place are an error that shows the difference.
+    alone; other settings at the same place are an error that shows the difference. Several GPUs, or machines:
+    torchrun --nproc-per-node 4 -m plumecast forecast ANALYSIS ... --device cuda
     """
     import models
-    from data_pipeline import open_analysis, open_forecast
-    from data_pipeline.errors import InputError
     from data_pipeline.progress import ProgressDisplay
-    from forecast.boundary import Boundary
-    from forecast.initial_states import InitialStates
+    from forecast.cluster import engaged, run_on
+    from forecast.inputs import Inputs
     from forecast.plan import whole_hours
     from forecast.rollout import make_plan, run
+    from forecast.shares import share_of, still_missing, tasks_of
     from forecast.sinks import ZarrSink
 
-    if initial_number is not None and initial_states is None:
-        raise InputError("--initial-number chooses a state of a store: give --initial-states too")
+    mine, device = share_of(share, device)
     devices = [name.strip() for name in device.split(",")]
-    hours = None if step is None else whole_hours(step)
-    paths = checkpoint or [models.shipped()]
-    generators = [models.load(path, devices[0], step_hours=hours, precision=precision) for path in paths]
+    inputs = Inputs(
+        analysis, tuple(checkpoint or [models.shipped()]), None if step is None else whole_hours(step), precision, boundary, ring,
+        initial_states, initial_number,
+    )  # fmt: skip
+    generators, data, ringed, started = inputs.open(devices[0])
     spec = generators[0].spec
-    data = open_analysis(analysis)
-    started = InitialStates(open_forecast(initial_states), initial_number) if initial_states is not None else None
     if started is not None and not (init or start or stop or count):
         times = started.data["time"].values
     else:
         times = _inits(data, max(each.spec.frames for each in generators), init, start, stop, every, count, days, spec.step)
-    ringed: Boundary | None = None
-    if boundary == "truth":
-        ringed = Boundary(data, ring)
-    elif boundary is not None:
-        ringed = Boundary(open_forecast(boundary), ring, Path(boundary).stem)
+    crew = engaged(cluster, workers, alone=mine is None and len(devices) == 1)
     plan = make_plan(
         generators, data, times, days=days, members=members, seed=seed, boundary=ringed, name=name, noise_scale=noise_scale,
         initial=started,
@@ -147,15 +147,30 @@ def forecast(
     if dry_run:
         typer.echo(f"{plan.times.size * members * plan.leads.size:,} network passes; nothing was written (--dry-run)")
         return
-    sink = ZarrSink(target)
-    try:
-        with ProgressDisplay("forecast", "leads") as bar:
-            run(
-                generators, data, plan, [sink], boundary=ringed, initial=started, devices=devices if len(devices) > 1 else (),
-                report=lambda step: bar(step.done, step.total),
-            )  # fmt: skip
-    finally:
-        sink.release()
+    with ProgressDisplay(f"forecast {mine}" if mine else "forecast", "fields") as bar:
+        if crew is not None:
+            with crew as address:
+                run_on(
+                    address,
+                    inputs,
+                    plan,
+                    target,
+                    device=device,
+                    report=lambda step: bar(step.done, step.total),
+                    remark=typer.echo,
+                )
+        else:
+            sink = ZarrSink(target, only=None if mine is None else mine.of(tasks_of(plan, len(generators), device)))
+            try:
+                run(
+                    generators, data, plan, [sink], boundary=ringed, initial=started, devices=devices if len(devices) > 1 else (),
+                    report=lambda step: bar(step.done, step.total),
+                )  # fmt: skip
+            finally:
+                sink.release()
+    if mine is not None and (left := still_missing(target)):
+        typer.echo(f"share {mine} is made; {target}: {left}. Whoever completes the last one publishes it")
+        return
     typer.echo(f"forecast: {target}\nnext: plumecast verify {target} --truth {analysis}")
 
 
