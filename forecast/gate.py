@@ -281,13 +281,14 @@ class _Where:
 class GateSink:
     """The gate as a sink: put it before the one that writes. Refused leads are never written, so that nothing is published.
 
-    strict: False turns failures into warnings; values that are not finite are refused by the roll-out itself.
+    strict: False turns failures into warnings; values that are not finite are refused by the roll-out itself. report: of all that
+    came by.
     """
 
     whole = False
 
     def __init__(self, gate: Gate, *, strict: bool = True) -> None:
-        self.gate, self.strict = gate, strict
+        self.gate, self.strict, self.report = gate, strict, Report()
         self._before: tuple[Any, np.ndarray | None] = (None, None)
         self._notes: dict[tuple[str, int], Report] = {}
 
@@ -303,6 +304,8 @@ class GateSink:
         if self.strict:
             refuse(failing)
         findings = [Finding(**{**asdict(each), "severity": "warn"}) if each in failing else each for each in findings]
+        self.report.add(findings)
+        self.report.checked += len(members)
         for member in members:
             note = self._notes.setdefault((str(np.datetime_as_string(time, "h")), member), Report())
             note.checked += 1

@@ -1,6 +1,6 @@
 """Sinks take each lead of a roll-out as it comes: open(plan), take(...), close(). A roll-out feeds any number of them.
 
-The one that writes a forecast store is in `forecast.writing`.
+Those that write a forecast store and a score state are in `forecast.writing` and `forecast.scoring`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import xarray as xr
 
 from data_pipeline.errors import GateError
 from data_pipeline.schema import Channel, stack
-from forecast.plan import ForecastPlan, as_dataset, plan_of, template
+from forecast.plan import ForecastPlan, as_dataset, plan_of
+from forecast.scoring import ScoreSink
 from forecast.writing import ZarrSink
-from verification.accumulate import Accumulator
-from verification.plan import plan_for, truth_rows
 
 __all__ = ["MemorySink", "ScoreSink", "Sink", "ZarrSink", "check_finite", "write_lazy"]
 
@@ -57,32 +56,6 @@ class MemorySink:
 
     def close(self) -> None:
         self.dataset = as_dataset(self.plan, self._fields, self.plan.times, self.plan.leads).assign_attrs(self.plan.attrs)
-
-
-class ScoreSink:
-    """Scores each lead against an analysis while it is made; nothing but the score state remains (`.state` after close)."""
-
-    whole = True
-
-    def __init__(self, truth: xr.Dataset) -> None:
-        self.truth = truth
-
-    def open(self, plan: ForecastPlan) -> None:
-        self.plan = plan
-        score_plan = plan_for(template(plan).assign_attrs(plan.attrs), self.truth)
-        self._rows = truth_rows(self.truth, plan.times, plan.leads)
-        self._accumulator = Accumulator(score_plan)
-        order = [channel.label for channel in plan.channels]
-        self._columns = [order.index(label) for label in score_plan.channels]
-        self._channels = [Channel.parse(label) for label in score_plan.channels]
-
-    def take(self, time: np.datetime64, lead: np.timedelta64, members: tuple[int, ...], fields: np.ndarray) -> None:
-        row = self._rows[np.flatnonzero(self.plan.times == time)[0], np.flatnonzero(self.plan.leads == lead)[0]]
-        truth = stack(self.truth.isel(time=row), self._channels).values
-        self._accumulator.add(time, lead, fields[:, self._columns], truth)
-
-    def close(self) -> None:
-        self.state = self._accumulator.state()
 
 
 def check_finite(

@@ -76,16 +76,10 @@ def load(path: str | Path, device: str = "cpu", *, step_hours: int | None = None
     """
     path = Path(path)
     check_device(device)
-    if not path.exists():
-        raise InputError(
-            f"checkpoint {path} not found; train one with `plumecast train RECIPE`, or leave it out for the shipped one"
-        )
+    _check_there(path)
     header, everything = read_tensors(path)
     tensors = {name: value for name, value in everything.items() if not name.startswith(PROOF)}
-    if header.get("format") != FORMAT:
-        raise InputError(f"{path} is not a plumecast checkpoint (format {header.get('format')!r}, expected {FORMAT!r})")
-    spec = Spec.from_dict(json.loads(header["spec"]))
-    generator = build(spec if step_hours is None else _stepping(spec, step_hours, path))
+    generator = build(_spec_of(header, step_hours, path))
     try:
         generator.load_state_dict({name: value.float() for name, value in tensors.items()})
     except RuntimeError as error:
@@ -97,6 +91,40 @@ def load(path: str | Path, device: str = "cpu", *, step_hours: int | None = None
     generator.sha256 = sha256(path)
     lower(generator, precision)
     return generator.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def outline(path: str | Path, *, step_hours: int | None = None, precision: Precision = "float32") -> Generator:
+    """The generator of a checkpoint with arbitrary weights: what a forecast's plan and its checks need.
+
+    Only the header of the file is decoded. Raises InputError for a missing file, another format, or an interval that it was not
+    trained on.
+    """
+    path = Path(path)
+    _check_there(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read as safetensors ({error}); it may be cut short") from None
+    generator = build(_spec_of(header, step_hours, path))
+    generator.provenance = json.loads(header["provenance"])
+    generator.sha256 = sha256(path)
+    lower(generator, precision)
+    return generator.eval()
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise InputError(
+            f"checkpoint {path} not found; train one with `plumecast train RECIPE`, or leave it out for the shipped one"
+        )
+
+
+def _spec_of(header: Mapping[str, str], step_hours: int | None, path: Path) -> Spec:
+    if header.get("format") != FORMAT:
+        raise InputError(f"{path} is not a plumecast checkpoint (format {header.get('format')!r}, expected {FORMAT!r})")
+    spec = Spec.from_dict(json.loads(header["spec"]))
+    return spec if step_hours is None else _stepping(spec, step_hours, path)
 
 
 def _stepping(spec: Spec, hours: int, path: Path) -> Spec:

@@ -94,7 +94,7 @@ def score_store(
     out, wanted = Path(out_path), request(forecast_path, truth_path, climatology_path, derived, regrid)
     identity, core = _inputs_of(wanted, missing_truth, choice)
     if _is_made_from(out, identity, core, choice):
-        shutil.rmtree(_stash_of(out), ignore_errors=True)  # killed between saving and tidying up
+        shutil.rmtree(stash_of(out), ignore_errors=True)  # killed between saving and tidying up
         return open_state(out)
     if out.exists() and not is_state(out):
         raise InputError(f"{out} exists and is not a score state; choose another --out")
@@ -103,7 +103,7 @@ def score_store(
     plan = _plan_of(inputs, choice)
     rows = truth_rows(inputs.truth, plan.times, plan.leads, missing_truth)
     score = functools.partial(score_stored_block, wanted) if cluster else functools.partial(score_block, inputs)
-    with _stash(out, identity) as folder, pool(cluster, waiting=WAITING) as workers:
+    with stash(out, identity) as folder, pool(cluster, waiting=WAITING) as workers:
         state = _score(plan, inputs, rows, score, workers, folder, progress)
         state.attrs |= {"inputs": identity, "inputs_without_cases": core}
         save(state, out)
@@ -177,34 +177,42 @@ def _score(
     progress: Progress | None,
 ) -> xr.Dataset:
     """Score part after part; those already in `folder` are read back."""
-    parts = [_Part(plan, times, folder) for times in _parts(plan)]
+    parts = [Part(plan, times, folder) for times in _parts(plan)]
     blocks = [_blocks_of(part.plan, inputs.forecast, rows[part.times]) for part in parts]
     wanted = [task for part, own in zip(parts, blocks, strict=True) if not part.is_kept for task in own]
     results = in_order(workers, score, wanted)
+
+    def scored() -> Iterator[Sums]:
+        for part, own in zip(parts, blocks, strict=True):
+            if part.is_kept:
+                yield part.read()
+            else:
+                accumulator = Accumulator(part.plan)
+                for index, (_, _, block) in enumerate(own):
+                    accumulator.put(block, next(results))
+                    if progress is not None and index + 1 < len(own) and own[index + 1][2].time != block.time:
+                        progress(part.times.start + int(np.searchsorted(part.plan.times, block.time)) + 1, len(plan.times))
+                part.keep(accumulator.sums)
+                yield accumulator.sums
+            if progress is not None:
+                progress(part.times.stop, len(plan.times))
+
+    return whole_state(plan, scored())
+
+
+def whole_state(plan: Plan, parts: Iterable[Sums]) -> xr.Dataset:
+    """The state of a plan from the sums of its parts, in their order; only the total of the maps is held."""
     found: list[Sums] = []
     maps: Sums = {}
-    for part, own in zip(parts, blocks, strict=True):
-        if part.is_kept:
-            sums = part.read()
-        else:
-            accumulator = Accumulator(part.plan)
-            for index, (_, _, block) in enumerate(own):
-                accumulator.put(block, next(results))
-                if progress is not None and index + 1 < len(own) and own[index + 1][2].time != block.time:
-                    progress(part.times.start + int(np.searchsorted(part.plan.times, block.time)) + 1, len(plan.times))
-            sums = accumulator.sums
-            part.keep(sums)
-        # added in the order of the parts; only their total is held
-        own_maps = {name: sums.pop(name) for name in list(sums) if name.startswith("map_")}
+    for part in parts:
+        own_maps = {name: part[name] for name in part if name.startswith("map_")}
         maps = {name: maps[name] + values for name, values in own_maps.items()} if maps else own_maps
-        found.append(sums)
-        if progress is not None:
-            progress(part.times.stop, len(plan.times))
+        found.append({name: values for name, values in part.items() if name not in own_maps})
     joined = {name: _join(dims, name, found) for name, dims in variables(plan).items() if name not in maps}
     return assemble(plan, joined | maps)
 
 
-class _Part:
+class Part:
     """Some initialisations of a plan, and the file that keeps their sums until all are there."""
 
     def __init__(self, plan: Plan, times: slice, folder: Path | None) -> None:
@@ -258,14 +266,14 @@ def _join(dims: Sequence[str], name: str, parts: Sequence[Sums]) -> np.ndarray:
     return np.concatenate([part[name] for part in parts if name in part], axis=axis)
 
 
-def _stash_of(out: Path) -> Path:
+def stash_of(out: Path) -> Path:
     return out.with_name(out.name + ".parts")
 
 
 @contextlib.contextmanager
-def _stash(out: Path, identity: str) -> Iterator[Path]:
+def stash(out: Path, identity: str) -> Iterator[Path]:
     """The folder of finished parts of these inputs, held by one process; removed once the state is saved."""
-    root = _stash_of(out)
+    root = stash_of(out)
     lock = Lock(root / "lock")
     try:
         for other in root.iterdir():
