@@ -99,7 +99,10 @@ def _first(job: Job, now: dt.datetime) -> dt.datetime:
     if job.recipe.schedule.start is not None:
         return dt.datetime.fromisoformat(job.recipe.schedule.start)
     noted, newest = job.ledger.noted("first"), newest_due(job.recipe.schedule, now)
-    if noted is None or newest < dt.datetime.fromisoformat(noted):  # begun while the clock was ahead
+    ahead = noted is not None and newest < dt.datetime.fromisoformat(
+        noted
+    )  # begun by a clock that ran ahead, or it is behind now
+    if noted is None or (ahead and all(cycle.state in ("pending", "waiting", "skipped") for cycle in job.ledger.cycles())):
         job.ledger.note("first", newest.isoformat())
         return newest
     return dt.datetime.fromisoformat(noted)

@@ -176,8 +176,9 @@ def _adopt(stage: Stage) -> None:
     earlier = sorted(parent.glob(f"{init_name(stage.init)}.t*"), key=lambda path: int(path.name.rpartition(".t")[2]))
     if earlier:
         earlier.pop().rename(folder)
-        for lock in folder.glob("*.partial/lock"):  # held by one that is stopped, not dead, it would keep us out
-            lock.unlink()
+        for pattern in ("lock", "preparing", "claims/*"):  # held by one that is stopped, not dead, they would keep us out
+            for lock in folder.glob(f"*.partial/{pattern}"):
+                lock.unlink()
     for path in earlier:
         archive.discard(stage.job.archive, path)
     with contextlib.suppress(FileNotFoundError):

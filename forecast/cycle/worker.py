@@ -150,8 +150,7 @@ def _run(job: Job, lease: Lease, cycle: Cycle) -> Outcome:
         job.log(lease.init, "stopped", reason=str(error))
         raise
     except LeaseLost as error:
-        job.log(lease.init, "lease lost", reason=str(error))
-        return Outcome(lease.init, "held", str(error))
+        return _lost(job, lease, str(error))
     except (SpaceError, OSError, MemoryError, PlumecastError) as error:
         return _retry(job, lease, cycle, str(error) or type(error).__name__)
     except Exception as error:  # a fault of ours: in the log with its trace, and not the end of the schedule
@@ -166,11 +165,10 @@ def _wait(job: Job, lease: Lease, cycle: Cycle, reason: str) -> Outcome:
     """The data are not there: try again later, or give the cycle up."""
     now = job.clock.now()
     if now > schedule.deadline(job, lease.init) and not cycle.asked:
-        job.ledger.move(lease.init, "skipped", f"given up: {reason}", lease=lease, hook="stale", ended=now)
-        job.log(lease.init, "given up", reason=reason)
-        return Outcome(lease.init, "waiting", reason)
+        return _end(job, lease, "skipped", "waiting", f"given up: {reason}", hook="stale")
     later = now + schedule.wait(job.recipe.retry, f"{job.archive.model} {init_name(lease.init)}", cycle.waits)
-    job.ledger.move(lease.init, "waiting", reason, lease=lease, waits=cycle.waits + 1, next_try=later)
+    if not job.ledger.move(lease.init, "waiting", reason, lease=lease, waits=cycle.waits + 1, next_try=later):
+        return _lost(job, lease, reason)
     job.log(lease.init, "waiting for data", reason=reason, next_try=later.isoformat(timespec="seconds"))
     return Outcome(lease.init, "waiting", reason)
 
@@ -182,13 +180,21 @@ def _retry(job: Job, lease: Lease, cycle: Cycle, reason: str) -> Outcome:
         return _end(job, lease, "failed", "failed", f"{reason} ({attempts} attempts)", hook="failure", attempts=attempts, asked=0)
     later = job.clock.now() + schedule.wait(job.recipe.retry, f"{job.archive.model} {init_name(lease.init)}", attempts - 1)
     reason = f"attempt {attempts} of {job.recipe.retry.attempts}: {reason}"
-    job.ledger.move(lease.init, "pending", reason, lease=lease, attempts=attempts, next_try=later)
+    if not job.ledger.move(lease.init, "pending", reason, lease=lease, attempts=attempts, next_try=later):
+        return _lost(job, lease, reason)
     job.log(lease.init, "to be tried again", reason=reason, next_try=later.isoformat(timespec="seconds"))
     return Outcome(lease.init, "retry", reason)
 
 
+def _lost(job: Job, lease: Lease, reason: str) -> Outcome:
+    """Another scheduler has the cycle, and our staging: whatever went wrong here is no matter of the cycle's."""
+    job.log(lease.init, "lease lost", reason=reason)
+    return Outcome(lease.init, "held", f"another scheduler took it over; here: {reason}")
+
+
 def _end(job: Job, lease: Lease, state: StateName, kind: str, reason: str, **columns: object) -> Outcome:
-    job.ledger.move(lease.init, state, reason, lease=lease, ended=job.clock.now(), phase="", **columns)
+    if not job.ledger.move(lease.init, state, reason, lease=lease, ended=job.clock.now(), phase="", **columns):
+        return _lost(job, lease, reason)
     job.log(lease.init, LABELS[state], reason=reason)
     return Outcome(lease.init, kind, reason)
 
