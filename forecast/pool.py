@@ -119,7 +119,7 @@ def _block(pool: Pool, name: str, empty: xr.Dataset, box: dict[str, slice]) -> x
             own = own.reindex(level=target["level"].values)
         values[:, :, places] = own.transpose(*target.dims).values
     if "level" in target.dims:
-        held = [channel.level for channel in pool.channels if channel.name == name]
+        held = [channel.level or 0 for channel in pool.channels if channel.name == name]
         values[..., ~np.isin(target["level"].values, held), :, :] = np.nan
     return xr.Dataset({name: (target.dims, values)}, coords={dim: target[dim] for dim in (*rows, "number")})
 

@@ -156,8 +156,9 @@ def _check_block(path: Path, headers: list[Header]) -> None:
         raise InputError(f"{path}: {name} is there over {shown}, of which one is wanted; take the others out")
     if len(places) < len(headers):
         raise InputError(f"{path}: {name} has {len(headers) - len(places)} fields twice; remove the repeated messages")
-    axes = [sorted({place[i] for place in places}, key=str) for i in range(len(_CUBE))]
-    missing = [place for place in product(*axes) if place not in places]
+    parts = (slice(0, 1), slice(1, 3), slice(3, 4), slice(4, 5))  # date and time of a run belong together
+    axes = [sorted({place[part] for place in places}, key=str) for part in parts]
+    missing = [place for found in product(*axes) if (place := sum(found, ())) not in places]
     if missing:
         first = ", ".join(f"{part} {value}" for part, value in zip(_CUBE, missing[0], strict=True) if value is not None)
         raise InputError(
