@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -20,8 +19,9 @@ import torch
 from data_pipeline.errors import InputError, NotReadyError, PlumecastError
 from data_pipeline.workers import connected, cores
 from forecast.inputs import Inputs, Opened
+from forecast.outputs import Outputs, make
 from forecast.plan import ForecastPlan
-from forecast.rollout import Progress, run, versions
+from forecast.rollout import Progress, versions
 from forecast.shares import Task, still_missing, tasks_of
 from forecast.writing import WAITING, ZarrSink
 
@@ -41,12 +41,12 @@ class Job:
 
     inputs: Inputs
     plan: ForecastPlan
-    out: Path
+    outputs: Outputs
     device: str
     threads: int
 
 
-class Made(NamedTuple):
+class Answer(NamedTuple):
     """What a task brings back: remarks for the person, or the error that ends the forecast."""
 
     remarks: list[str]
@@ -54,17 +54,19 @@ class Made(NamedTuple):
 
 
 def run_on(
-    cluster: str, inputs: Inputs, plan: ForecastPlan, out: Path, *, device: str = "cpu",
+    cluster: str, inputs: Inputs, plan: ForecastPlan, outputs: Outputs, *, device: str = "cpu",
     report: Callable[[Progress], None] = lambda progress: None, remark: Callable[[str], None] = lambda text: None,
 ) -> None:  # fmt: skip
-    """Make the forecast of `plan` by the workers of the dask scheduler at the address `cluster`, and publish it at `out`.
+    """Make the forecast of `plan` by the workers of the dask scheduler at the address `cluster`, and publish its store.
 
     The workers see the same paths and use as many threads as torch does here. Those that come later help; the tasks of one that
     dies are run elsewhere. Raises InputError before any work if no scheduler or worker is there, or their memory is too small;
     NotReadyError if all workers have gone; the error of a part that cannot be made; nothing is published then.
     """
-    job = Job(inputs.absolute(), replace(plan), out.resolve(), device, torch.get_num_threads())
-    sink = ZarrSink(out, only=())
+    if outputs.store is None or outputs.scores is not None:
+        raise InputError("scores need all members in one process: workers write a store, which plumecast verify scores")
+    job = Job(inputs.absolute(), replace(plan), outputs.absolute(), device, torch.get_num_threads())
+    sink = ZarrSink(outputs.store, only=())
     try:
         sink.open(plan)
         size = {part.name: plan.leads.size * (part.members.stop - part.members.start) for part in plan.parts}
@@ -74,16 +76,16 @@ def run_on(
         if todo:
             with connected(cluster) as client:
                 _check_workers(client, job, todo)
-                for task, made in _made(client, job, todo):
-                    for text in made.remarks:
+                for task, answer in _answers(client, job, todo):
+                    for text in answer.remarks:
                         remark(text)
                     done += sum(size[name] for name in task)
                     report(Progress(done, total))
         sink.close()
     finally:
         sink.release()
-    if (missing := still_missing(out)) is not None:
-        raise NotReadyError(f"{out}: {missing}; run the same command again when the others are done")
+    if (missing := still_missing(outputs.store)) is not None:
+        raise NotReadyError(f"{outputs.store}: {missing}; run the same command again when the others are done")
 
 
 def engaged(cluster: str | None, workers: int | None, *, alone: bool) -> contextlib.AbstractContextManager[str] | None:
@@ -115,13 +117,13 @@ def local_cluster(workers: int, threads: int) -> Iterator[str]:
         dask.config.set({"distributed.scheduler.allowed-failures": RETRIES}),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, memory_limit=MEMORY_LIMIT // workers, host="127.0.0.1",
-            dashboard_address=None, env=limits,
+            dashboard_address="127.0.0.1:0", env=limits,
         ) as started,
     ):  # fmt: skip
         yield started.scheduler_address
 
 
-def make_parts(job: Job, task: Task) -> Made:
+def make_parts(job: Job, task: Task) -> Answer:
     """On a worker: make the parts of a task that nobody has made or is making.
 
     One task at a time in a process: torch has threads of its own.
@@ -135,17 +137,10 @@ def make_parts(job: Job, task: Task) -> Made:
             torch.set_num_threads(job.threads)
             opened = _opened(job.inputs, job.device)
             _check_alike(opened, job.plan)
-            sink = ZarrSink(job.out, only=task)
-            try:
-                run(
-                    opened.generators, opened.analysis, job.plan, [sink], boundary=opened.boundary, initial=opened.initial,
-                    remark=remarks.append,
-                )  # fmt: skip
-            finally:
-                sink.release()
+            make(job.plan, opened, job.outputs, only=task, remark=remarks.append)
     except PlumecastError as error:
-        return Made(remarks, error)
-    return Made(remarks)
+        return Answer(remarks, error)
+    return Answer(remarks)
 
 
 _WORKING = threading.Lock()
@@ -202,7 +197,7 @@ def _task_bytes(job: Job, blocks: int) -> int:
     return PROCESS_BYTES + weights + lead * (4 + (WAITING + 2) * plan.chunks["prediction_timedelta"])
 
 
-def _made(client: Client, job: Job, tasks: Sequence[Task]) -> Iterator[tuple[Task, Made]]:
+def _answers(client: Client, job: Job, tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer]]:
     """The tasks and what they bring back, as it comes. Raises their errors; what is still under way is then dropped."""
     from distributed import TimeoutError as Late
     from distributed import wait
@@ -231,18 +226,18 @@ def _made(client: Client, job: Job, tasks: Sequence[Task]) -> Iterator[tuple[Tas
         client.cancel(list(pending))
 
 
-def _result(future: Any, task: Task) -> Made:
+def _result(future: Any, task: Task) -> Answer:
     """Raises PlumecastError for what a task failed with, of the kind that it raised itself."""
     from distributed import KilledWorker
 
     try:
-        made: Made = future.result()
+        answer: Answer = future.result()
     except KilledWorker as error:
         raise PlumecastError(
             f"{task[0]}: every worker that made it died, the last one {error.last_worker.address}; out of memory? See their logs"
         ) from None
     except Exception as error:  # whatever a library raises on a worker
         raise PlumecastError(f"{task[0]} failed {RETRIES + 1} times on the workers: {type(error).__name__}: {error}") from error
-    if made.error is not None:
-        raise made.error
-    return made
+    if answer.error is not None:
+        raise answer.error
+    return answer

@@ -17,9 +17,9 @@ from data_pipeline.store import is_store, partial_path, write_dataset
 from forecast import cluster as clusters
 from forecast.cluster import run_on
 from forecast.inputs import Inputs
+from forecast.outputs import Outputs, Scores, make
 from forecast.plan import ForecastPlan
 from forecast.shares import Share, share_of, still_missing, tasks_of
-from forecast.sinks import ZarrSink
 from models.checkpoint import save
 from tests.children import contents
 from tests.toys import network, spec_of, weather
@@ -45,13 +45,13 @@ def plan_of(inputs: Inputs, members: int = 40, **extra: Any) -> ForecastPlan:
     return forecast.make_plan(opened.generators, opened.analysis, times, days=1, members=members, **{"seed": 0, **extra})
 
 
-def alone(inputs: Inputs, plan: ForecastPlan, out: Path, only: Any = None) -> ZarrSink:
-    opened, sink = inputs.open(), ZarrSink(out, only=only)
-    try:
-        forecast.run(opened.generators, opened.analysis, plan, [sink])
-    finally:
-        sink.release()
-    return sink
+def lenient(out: Path) -> Outputs:
+    """A random network is no physics: the gate only warns."""
+    return Outputs(out, strict=False)
+
+
+def alone(inputs: Inputs, plan: ForecastPlan, out: Path, only: Any = None) -> None:
+    make(plan, inputs.open(), lenient(out), only=only)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def whole(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def address() -> Iterator[str]:
     """A cluster of two workers in threads of this process."""
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, protocol="tcp://", host="127.0.0.1"
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0", protocol="tcp://", host="127.0.0.1"
     ) as cluster:
         yield cluster.scheduler_address
 
@@ -77,7 +77,7 @@ def address() -> Iterator[str]:
 def test_a_cluster_makes_the_bytes_of_one_process(inputs: Inputs, whole: dict[str, bytes], address: str, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     plan, out = plan_of(inputs), tmp_path / "a.zarr"
-    run_on(address, inputs, plan, out, report=lambda step: seen.append((step.done, step.total)))
+    run_on(address, inputs, plan, lenient(out), report=lambda step: seen.append((step.done, step.total)))
     assert contents(out) == whole
     assert not partial_path(out).exists()
     assert seen[-1] == (3 * 40 * 2, 3 * 40 * 2)
@@ -91,12 +91,12 @@ def test_it_goes_on_where_another_process_was_stopped_and_does_a_finished_one_no
     seen: list[int] = []
     plan, out = plan_of(inputs), tmp_path / "a.zarr"
     alone(inputs, plan, out, only=[part.name for part in plan.parts[:4]])
-    run_on(address, inputs, plan, out, report=lambda step: seen.append(step.done))
+    run_on(address, inputs, plan, lenient(out), report=lambda step: seen.append(step.done))
     assert len(seen) == 2
     assert contents(out) == whole
-    run_on("tcp://127.0.0.1:9", inputs, plan, out)  # nobody is asked
+    run_on("tcp://127.0.0.1:9", inputs, plan, lenient(out))  # nobody is asked
     with pytest.raises(InputError, match=r"seed: 0 -> 3"):
-        run_on("tcp://127.0.0.1:9", inputs, plan_of(inputs, seed=3), out)
+        run_on("tcp://127.0.0.1:9", inputs, plan_of(inputs, seed=3), lenient(out))
 
 
 def test_several_checkpoints_share_the_members_there_too(inputs: Inputs, address: str, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_several_checkpoints_share_the_members_there_too(inputs: Inputs, address
     plan = plan_of(both)
     assert [len(task) for task in tasks_of(plan, 2)] == [2, 2, 2]
     alone(both, plan, tmp_path / "alone.zarr")
-    run_on(address, both, plan, tmp_path / "there.zarr")
+    run_on(address, both, plan, lenient(tmp_path / "there.zarr"))
     assert contents(tmp_path / "there.zarr") == contents(tmp_path / "alone.zarr")
 
 
@@ -114,9 +114,9 @@ def test_a_part_that_fails_the_gate_ends_the_forecast_with_its_own_error(
     def refuse(*arguments: Any, **options: Any) -> None:
         raise GateError("forecast of 2001-01-11T00: member 3 not finite")
 
-    monkeypatch.setattr(clusters, "run", refuse)
+    monkeypatch.setattr(clusters, "make", refuse)
     with pytest.raises(GateError, match="member 3 not finite") as caught:
-        run_on(address, inputs, plan_of(inputs), tmp_path / "a.zarr")
+        run_on(address, inputs, plan_of(inputs), lenient(tmp_path / "a.zarr"))
     assert caught.value.exit_code == 4
     assert not is_store(tmp_path / "a.zarr")
 
@@ -126,15 +126,15 @@ def test_a_task_that_always_fails_is_tried_again_twice_and_named(
 ) -> None:
     tries: list[str] = []
 
-    def fail(generators: Any, analysis: Any, plan: Any, sinks: list[ZarrSink], **options: Any) -> None:
-        tries.extend(sinks[0].only or ())
+    def fail(*arguments: Any, only: tuple[str, ...], **options: Any) -> None:
+        tries.extend(only)
         raise OSError("the disk has gone")
 
-    monkeypatch.setattr(clusters, "run", fail)
+    monkeypatch.setattr(clusters, "make", fail)
     plan = plan_of(inputs)
     one = replace(plan, times=plan.times[:1], members=plan.members[:4])
     with pytest.raises(PlumecastError, match=r"2001-01-06T00\.m0001 failed 3 times .*OSError: the disk has gone") as caught:
-        run_on(address, inputs, one, tmp_path / "a.zarr")
+        run_on(address, inputs, one, lenient(tmp_path / "a.zarr"))
     assert tries == ["2001-01-06T00.m0001"] * 3
     assert caught.value.exit_code == 1
     assert not is_store(tmp_path / "a.zarr")
@@ -144,10 +144,13 @@ def test_workers_that_would_make_another_forecast_are_refused(inputs: Inputs, ad
     plan = plan_of(inputs)
     theirs = json.dumps({**json.loads(plan.attrs["versions"]), "torch": "1.0"})
     with pytest.raises(InputError, match=r'worker tcp://127.* would make another forecast: versions is .*"torch": "1.0"'):
-        run_on(address, inputs, replace(plan, attrs={**plan.attrs, "versions": theirs}), tmp_path / "a.zarr")
+        run_on(address, inputs, replace(plan, attrs={**plan.attrs, "versions": theirs}), lenient(tmp_path / "a.zarr"))
     with pytest.raises(InputError, match="would make another forecast: checkpoint_sha256"):
         run_on(
-            address, replace(inputs, checkpoints=(inputs.checkpoints[0].with_name("1.safetensors"),)), plan, tmp_path / "b.zarr"
+            address,
+            replace(inputs, checkpoints=(inputs.checkpoints[0].with_name("1.safetensors"),)),
+            plan,
+            lenient(tmp_path / "b.zarr"),
         )
 
 
@@ -156,19 +159,25 @@ def test_no_scheduler_no_worker_and_too_little_memory_are_said_before_any_work(
 ) -> None:
     plan = plan_of(inputs)
     monkeypatch.setattr(clusters, "PATIENCE", 0.2)
-    options: dict[str, Any] = {"processes": False, "dashboard_address": None, "protocol": "tcp://", "host": "127.0.0.1"}
+    options: dict[str, Any] = {"processes": False, "dashboard_address": ":0", "protocol": "tcp://", "host": "127.0.0.1"}
     quick, gone = dask.config.set({"distributed.comm.timeouts.connect": "200ms"}), "no dask scheduler answers there"
     with quick, pytest.raises(InputError, match=f"--cluster tcp://127.0.0.1:9: {gone}"):
-        run_on("tcp://127.0.0.1:9", inputs, plan, tmp_path / "a.zarr")
+        run_on("tcp://127.0.0.1:9", inputs, plan, lenient(tmp_path / "a.zarr"))
     with distributed.LocalCluster(n_workers=0, **options) as cluster, pytest.raises(InputError, match="no worker came within"):
-        run_on(cluster.scheduler_address, inputs, plan, tmp_path / "a.zarr")
+        run_on(cluster.scheduler_address, inputs, plan, lenient(tmp_path / "a.zarr"))
     monkeypatch.setattr(clusters, "PATIENCE", 60)
     small = r"1 of 1 workers have too little memory.* has 0.1 GB, a task needs about 0\.[67] GB"
     with (
         distributed.LocalCluster(n_workers=1, memory_limit="100MB", **options) as cluster,
         pytest.raises(InputError, match=small),
     ):
-        run_on(cluster.scheduler_address, inputs, plan, tmp_path / "a.zarr")
+        run_on(cluster.scheduler_address, inputs, plan, lenient(tmp_path / "a.zarr"))
+
+
+def test_scores_of_the_whole_ensemble_are_not_left_to_workers(inputs: Inputs, tmp_path: Path) -> None:
+    wanted = replace(lenient(tmp_path / "a.zarr"), scores=Scores(tmp_path / "a.scores.zarr", inputs.analysis))
+    with pytest.raises(InputError, match="scores need all members in one process"):
+        run_on("tcp://127.0.0.1:9", inputs, plan_of(inputs), wanted)
 
 
 # shares of processes that do not talk
