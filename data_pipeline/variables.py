@@ -16,13 +16,19 @@ Transform = Literal["identity", "log"]
 
 @dataclass(frozen=True)
 class Style:
-    """How maps and curves show a variable: `shown = canonical * factor + offset`, in `units`."""
+    """How maps and curves show a variable: `shown = canonical * factor + offset`, in `units`.
+
+    levels: of contours, in `units`, for what is far from evenly spread (below the first: nothing); without them, steps: round
+    numbers times powers of ten that contours may be apart.
+    """
 
     cmap: str = "viridis"
     symmetric: bool = False
     units: str | None = None
     factor: float = 1.0
     offset: float = 0.0
+    levels: tuple[float, ...] = ()
+    steps: tuple[float, ...] = (1, 2, 2.5, 5, 10)
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,12 @@ class Variable:
 _CELSIUS = Style("RdYlBu_r", units="degC", offset=-273.15)
 _WIND = Style("PuOr_r", symmetric=True)
 _SPEED = Style("YlGnBu")
-_PRESSURE = Style("RdYlBu_r", units="hPa", factor=0.01)
-_RAIN = Style("YlGnBu", units="mm", factor=1000.0)
+_PRESSURE = Style("BrBG_r", units="hPa", factor=0.01, steps=(1, 2, 4, 5, 10))
+_AMOUNTS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
+_RAIN = Style("YlGnBu", units="mm", factor=1000.0, levels=_AMOUNTS)
 _WATER = Style("YlGnBu")
 _FLUX = Style("magma", units="MJ m-2", factor=1e-6)
-_DECAMETRES = Style("Spectral_r", units="dam", factor=1 / 98.0665)
+_DECAMETRES = Style("viridis", units="dam", factor=1 / 98.0665, steps=(1, 2, 4, 6, 8, 10))
 
 _TABLE = (
     # on pressure levels
@@ -153,7 +160,7 @@ _TABLE = (
     Variable(
         "10m_wind_gust_since_previous_post_processing", "m s-1", "10 m wind gust", "fg10",
         ("fg10", "10fg", "fg10_3", "10fg3", "fg10_6", "10fg6"), "wind_speed_of_gust",
-        non_negative=True, param_ids=(49, 228028, 123), valid_range=(0, 150), accumulated=True, window="maximum", height=10,
+        non_negative=True, param_ids=(49, 228028, 123, 237318), valid_range=(0, 150), accumulated=True, window="maximum", height=10,
         style=_SPEED,
     ),
     Variable(
@@ -173,7 +180,7 @@ _TABLE = (
         "total_precipitation_rate", "kg m-2 s-1", "Precipitation rate", "tprate", ("tprate", "pr", "prate", "PRATE"),
         "precipitation_flux",
         non_negative=True, param_ids=(260048, 3059), valid_range=(-1e-6, 0.2),
-        style=Style("YlGnBu", units="mm h-1", factor=3600.0),
+        style=Style("YlGnBu", units="mm h-1", factor=3600.0, levels=_AMOUNTS),
     ),
     Variable(
         "convective_precipitation", "m", "Convective precipitation", "cp", ("cp", "acpcp", "ACPCP"),
@@ -277,7 +284,7 @@ _TABLE = (
     Variable(
         "geopotential_at_surface", "m2 s-2", "Surface geopotential", "z_sfc", ("z", "zsfc", "orog", "HGT"),
         "surface_geopotential", param_ids=(129, 228002), valid_range=(-1e4, 9e4), static=True, height=0,
-        style=Style("terrain", units="m", factor=1 / 9.80665),
+        style=Style("YlOrBr", units="m", factor=1 / 9.80665),
     ),
     Variable(
         "land_sea_mask", "1", "Land-sea mask", "lsm", ("lsm", "LAND", "sftlf"), "land_binary_mask",
