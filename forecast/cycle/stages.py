@@ -33,7 +33,7 @@ from forecast.cycle.recipe import ForecastSection
 
 if TYPE_CHECKING:
     from forecast.plan import ForecastPlan
-    from models.contract import Generator
+    from models.contract import Generator, Spec
 
 FORECAST, INITIAL, LOG = "forecast.zarr", "initial.zarr", "log.jsonl"
 SHOWN_SECONDS = 1.0  # between two notes of how far a run is
@@ -89,16 +89,16 @@ def make_run(job: Job, lease: Lease, revision: int) -> Run:
         plan = planned(job.recipe.forecast, generators, frames, lease.init, job.archive.model)
         with _timed(stage, "space"):
             _require_space(stage, plan)
-        with _timed(stage, "forecast"):
-            _forecast(stage, frames, plan)
         try:
+            with _timed(stage, "forecast"):
+                _forecast(stage, frames, plan)
             with _timed(stage, "gate"):
-                report = gate(stage.folder / FORECAST, plan)
+                report = gate(stage.folder / FORECAST, plan, generators[0].spec, frames)
         except GateError as error:
             aside = archive.set_aside(job.archive, stage.folder, {"reason": str(error), "init": init_name(lease.init)})
             raise GateError(f"{error}\nquarantined: {aside}") from None
         with _timed(stage, "products"):
-            _products(stage)
+            _products(stage, frames)
         return _publish(stage, plan, frames, report)
 
 
@@ -132,41 +132,25 @@ def content_recipe(job: Job) -> dict[str, Any]:
     }
 
 
-def gate(path: Path, plan: ForecastPlan) -> dict[str, Any]:
-    """Open a finished forecast again and check it against its plan, lead by lead; what was found.
+def gate(path: Path, plan: ForecastPlan, spec: Spec, frames: xr.Dataset) -> dict[str, Any]:
+    """Open a finished forecast again and examine it against its plan and by `forecast.gate`; the report as plain data.
 
-    Raises GateError, listing the faults: other initialisations, leads or members than planned, values that are not finite,
-    members that are copies of one another.
+    Raises GateError for other initialisations, leads or members than planned, and for what the gate refuses.
     """
+    from forecast import gate as gates
+
     data = open_forecast(path)
     wanted = {"time": plan.times, "prediction_timedelta": plan.leads, "number": np.array(plan.members)}
     faults = [
-        f"{dim}: {data.sizes[dim]} of {values.size} planned"
+        f"{dim}: {data.sizes[dim]} found, not those {values.size} that were planned"
         for dim, values in wanted.items()
         if not np.array_equal(data[dim].values, values)
     ]
-    if not faults:
-        finite = 0
-        for lead in range(plan.leads.size):
-            finite += _finite_values(data, plan, lead, faults)
-        total = plan.bytes // 4
-        if finite < total:
-            faults.append(f"{total - finite:,} of {total:,} values are not finite")
     if faults:
-        raise GateError(f"{path.parent.name}: the run fails its gate:\n" + "\n".join(f"  - {fault}" for fault in faults))
-    return {"passed": True, "members": len(plan.members), "leads": int(plan.leads.size), "finite_share": 1.0}
-
-
-def _finite_values(data: xr.Dataset, plan: ForecastPlan, lead: int, faults: list[str]) -> int:
-    from data_pipeline.schema import stack
-
-    fields = stack(data.isel(time=0, prediction_timedelta=lead), list(plan.channels))
-    values = fields.transpose("number", "channel", "latitude", "longitude").values
-    if lead == plan.leads.size - 1:
-        alike = len(plan.members) - len({member.tobytes() for member in values})
-        if alike:
-            faults.append(f"{alike} of {len(plan.members)} members are copies of others at the last lead")
-    return int(np.isfinite(values).sum())
+        raise GateError("the forecast is not what was planned:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    report = gates.check(data, spec=spec, analysis=frames)
+    report.raise_if_bad()
+    return report.as_dict()
 
 
 def _adopt(stage: Stage) -> None:
@@ -255,21 +239,29 @@ def _forecast(stage: Stage, frames: xr.Dataset, plan: ForecastPlan) -> None:
     ledger.beat(stage.lease, phase_beat=clock.elapsed(), total=int(plan.leads.size))
     sink = ZarrSink(stage.folder / FORECAST)
     try:
-        run(stage.generators, frames, plan, [sink], report=report)
+        run(
+            stage.generators, frames, plan, [sink], report=report,
+            remark=lambda text: stage.job.log(stage.init, "remark", text=text),
+        )  # fmt: skip
     finally:
         sink.release()
 
 
-def _products(stage: Stage) -> None:
+def _products(stage: Stage, frames: xr.Dataset) -> None:
     """Products of the staged forecast, if the recipe asks for them."""
     section = stage.job.recipe.products
     if section is None:
         return
     from forecast import products
 
-    products.make(
-        stage.folder / FORECAST, stage.folder / f"products.{section.format}", section.recipe, climatology=section.climatology
-    )
+    def report(done: int, total: int) -> None:
+        stage.check()
+        stage.job.ledger.beat(stage.lease, done=done, total=total)
+        stage.job.on_progress(stage.job)
+
+    out = stage.folder / f"products.{section.format}"
+    static = frames if "land_sea_mask" in frames else None
+    products.make(stage.folder / FORECAST, out, section.recipe, section.climatology, static=static, report=report)
 
 
 def _publish(stage: Stage, plan: ForecastPlan, frames: xr.Dataset, report: dict[str, Any]) -> Run:

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from data_pipeline import open_forecast
 from data_pipeline.errors import GateError, InputError
+from data_pipeline.store import open_store
 from forecast import archive
 from forecast.cycle import stages, worker
 from forecast.cycle.job import Job, Stopped
@@ -82,6 +84,16 @@ def test_a_due_cycle_is_published_with_what_it_was_made_from(world: World, jobs:
     assert data["time"].values == np.datetime64(FIRST, "ns")
     assert (run.path / "log.jsonl").read_text().count("\n") >= 4
     assert list(job.archive.staging.iterdir()) == []
+
+
+def test_products_are_made_and_published_with_it(jobs: Callable[..., Job]) -> None:
+    job = jobs(products={})
+    assert kinds(worker.tick(job)) == [("03T00", "published")]
+    run = job.archive.latest()
+    assert run is not None
+    data = open_store(run.path / "products.zarr")
+    assert data.data_vars
+    assert any(name.startswith("products.zarr/") for name in run.manifest()["files"])
 
 
 def test_nothing_is_done_twice(jobs: Callable[..., Job]) -> None:
@@ -174,7 +186,7 @@ def test_members_that_are_copies_fail_the_gate(world: World, jobs: Callable[...,
     job = jobs()
     outcomes = worker.tick(job)
     assert kinds(outcomes) == [("03T00", "gate")]
-    assert "copies" in outcomes[0].reason
+    assert "equal to another member" in outcomes[0].reason
 
 
 def test_a_full_disk_is_tried_again_and_what_is_staged_stays(
@@ -183,11 +195,11 @@ def test_a_full_disk_is_tried_again_and_what_is_staged_stays(
     job, calls = jobs(), []
     real = stages._products
 
-    def full(stage: stages.Stage) -> None:
+    def full(stage: stages.Stage, frames: xr.Dataset) -> None:
         calls.append(stage)
         if len(calls) == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(stage)
+        real(stage, frames)
 
     monkeypatch.setattr(stages, "_products", full)
     assert kinds(worker.tick(job)) == [("03T00", "retry")]
@@ -285,7 +297,7 @@ def test_who_lost_the_lease_in_mid_run_publishes_nothing(
 
     real = stages._products
     if when == "products":
-        monkeypatch.setattr(stages, "_products", lambda stage: (overtake(), real(stage)))
+        monkeypatch.setattr(stages, "_products", lambda *arguments: (overtake(), real(*arguments)))
     progress = overtake if when == "forecast" else lambda: None
     first = jobs()
     outcomes = worker.tick(Job(first.recipe, first.ledger, first.clock, on_progress=lambda job: progress()))
