@@ -22,7 +22,8 @@ from models.precision import Precision, lower
 
 FIRST_WAVE = 4  # longer waves are the circulation itself, and a year or two of them a small sample
 LIMITS = (0.02, 3.0)  # of a gain
-RATES = (0.01, 0.1, 0.5)  # of gains, least, first, most: one of every step acts many times, one at the output once
+RATES = (0.01, 0.1, 0.5)  # of gains, least, first, most: one of every step acts many times
+ONCE = 0.5  # the first rate of gains that act on what is decoded, once
 OFFSET_RATES = (0.002, 0.02, 0.2)  # the same of offsets: a drift goes within some ten days
 CLOSE = 0.03  # log power ratio that is left alone
 TOGETHER = 8  # roll-outs at once
@@ -91,7 +92,7 @@ def fit_climate(
     steps = round(days * 24 / spec.step_hours)
     sample, scale = _sample(spec, analysis, steps, inits), float(source.provenance.get("noise_scale", 1.0))
     truth = _Climate.of(spec, sample.targets[:, steps // 2 :])
-    fit = _Fit(correction, torch.tensor([_fed_back(spec, label) for label in spec.channels]))
+    fit = _Fit(correction, torch.tensor([_fed_back(spec, label) for label in spec.channels]), RATES[1] if _recurs(spec) else ONCE)
     for done in range(1, rounds + 1):
         found = truth.departure(_Climate.of(spec, _late(generator, sample, seed, scale)))
         if not np.isfinite(found.miss):
@@ -109,9 +110,14 @@ def fit_climate(
     return write_tensors(out, kept, new)
 
 
+def _recurs(spec: Spec) -> bool:
+    """Whether the correction acts on what the next step starts from."""
+    return spec.family != "latent_diffusion"
+
+
 def _fed_back(spec: Spec, label: str) -> bool:
     """Whether an offset acts on a channel's roll-out: with latents it would shift what is decoded, at the first lead too."""
-    return spec.family != "latent_diffusion" and label not in (*spec.diagnostic, *spec.options.get("conserve", ()))
+    return _recurs(spec) and label not in (*spec.diagnostic, *spec.options.get("conserve", ()))
 
 
 def _corrected(spec: Spec, source: Generator, precision: Precision) -> tuple[Generator, str, ClimateCorrection]:
@@ -148,9 +154,9 @@ class _Climate:
 class _Fit:
     """Gains and offsets moved against departures, each at its own rate: it grows while the sign stays, and halves at a turn."""
 
-    def __init__(self, correction: ClimateCorrection, free: Tensor) -> None:
+    def __init__(self, correction: ClimateCorrection, free: Tensor, rate: float) -> None:
         self.correction, self.free, self.misses = correction, free, list[float]()
-        self.rates = [torch.full_like(correction.gain, RATES[1]), torch.full_like(correction.offset, OFFSET_RATES[1])]
+        self.rates = [torch.full_like(correction.gain, rate), torch.full_like(correction.offset, OFFSET_RATES[1])]
         self.before = [torch.zeros_like(rate) for rate in self.rates]
         self.best = (correction.gain.clone(), correction.offset.clone())
 
