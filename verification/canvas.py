@@ -1,57 +1,54 @@
-"""The drawing surface of maps: panels in a projection, fields interpolated to its pixels, packaged coastlines.
+"""The drawing surface of maps: panels in a projection with coastlines, a heading above, colour bars below, shades and lines.
 
-A field is interpolated bilinearly to the pixels of the map and contoured there. So one path serves any cartopy projection, the
-seam of longitude and the poles need no special case, and a map costs the same at 5 degrees and at 0.25.
+No pyplot and no global state. Everything is placed by inches: exact, and ten times faster than a layout engine.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import cartopy.crs as ccrs
+import contourpy
 import numpy as np
-import xarray as xr
 from cartopy.mpl.geoaxes import GeoAxes
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm
+from matplotlib.collections import LineCollection
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.path import Path
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from verification import naturalearth
+from verification.headings import degrees as in_degrees
+from verification.pixels import Pixels
+from verification.shadings import Shading
 
-PIXELS = 480  # along the longer side of a map: contour lines are placed to a third of a printed point
 MISSING = "#d4d4d4"
-INK = "#333333"
-WIDE = 0.3  # share of the whole map's width above which the 110m coastline is detailed enough
+INK, MUTED = "#222222", "#5c5c5c"
+WIDE = 0.5  # share of the whole map's width from which the 110m coastline is detailed enough
+BORDERS = 0.3  # share below which country borders are drawn: on a map of the world they hide the field
+GRATICULE: dict[str, Any] = {"linewidth": 0.4, "alpha": 0.25, "zorder": 2, "color": INK}
+LINE = 0.19  # inches of a line of the heading
+POLEWARD = 20.0  # degrees: a polar map of the globe ends there
 
 Extent = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Shading:
-    """How a field is coloured: contour levels, colour map name, label of the colour bar, ends that are open."""
-
-    levels: tuple[float, ...]
-    colours: str
-    label: str
-    extend: Literal["neither", "both", "min", "max"] = "both"
-
-
-@dataclass(frozen=True)
 class Canvas:
-    """A figure, its maps in reading order and the empty strips for colour bars below them."""
+    """A figure, its maps in reading order and the empty strips for colour bars below them; all maps have the same pixels."""
 
     figure: Figure
     maps: list[GeoAxes]
     bars: list[Axes]
+    pixels: Pixels
 
 
 def canvas(
@@ -62,60 +59,119 @@ def canvas(
     extent: Sequence[float] | None = None,
     width: float = 7.0,
     bars: int = 1,
-    titled: bool = True,
+    title: str = "",
+    note: str = "",
+    panels: int | None = None,
+    titled: bool = False,
     degrees: bool = True,
+    coast: str = INK,
 ) -> Canvas:
     """Rows x columns of empty maps with coastlines, fitted to the grid, and `bars` strips for colour bars.
 
     projection: PlateCarree by default, centred on a regional grid. extent: (west, east, south, north) in degrees; a regional
-    grid is shown to its outer cell edges, a global one whole. width: inches; the height follows from the maps. titled: leave room
-    for titles. degrees: label latitudes and longitudes where the projection has them on its edges (PlateCarree).
+    grid is shown to its outer cell edges, a global one whole (a polar stereographic map from 20 degrees to its pole). width:
+    inches; the height follows from the maps. title, note: heading of the figure and what is said below it, wrapped to the width.
+    panels: how many of the maps there are, the last row may be shorter. titled: leave room for a title on each map. degrees:
+    draw the graticule, and label it where the projection has it on its edges (PlateCarree). coast: colour of the coastlines.
     """
     frame = _extent(grid, extent)
-    whole = extent is None and circles(grid)
+    whole = extent is None and grid.circles
     chosen = projection or ccrs.PlateCarree(central_longitude=0.0 if whole else (frame[0] + frame[1]) / 2)
     ticks = degrees and isinstance(chosen, ccrs.PlateCarree)
     figure = Figure(figsize=(width, width), dpi=110)
     rows, columns = shape
-    maps = [figure.add_subplot(rows, columns, index + 1, projection=chosen) for index in range(rows * columns)]
-    for ax in maps:
-        _frame_map(ax, None if whole else frame)
-    stretch = maps[0].get_aspect()
-    aspect = maps[0].viewLim.height / maps[0].viewLim.width * (1.0 if isinstance(stretch, str) else float(stretch))
-    strips = _arrange(figure, maps, shape, aspect=aspect, ticks=ticks, bars=bars, title=0.24 if titled else 0.08)
+    first = figure.add_subplot(projection=chosen)
+    _frame_map(first, None if whole else frame)
+    maps = [first]
+    for _ in range((panels or rows * columns) - 1):
+        ax = figure.add_subplot(projection=chosen)
+        _like(ax, first)
+        maps.append(ax)
+    stretch = first.get_aspect()
+    aspect = first.viewLim.height / first.viewLim.width * (1.0 if isinstance(stretch, str) else float(stretch))
+    heading = wrapped(title, note, width)
+    above = LINE * len(heading) + (0.08 if heading else 0.0)
+    strips = _arrange(figure, maps, shape, aspect=aspect, ticks=ticks, bars=bars, title=0.22 if titled else 0.08, above=above)
+    write_heading(figure, heading)
+    drawn = _outlines(first, colour=coast)
+    if degrees and not ticks:
+        drawn.append((_within(first, project(chosen, _graticule(30.0))), GRATICULE))
     for index, ax in enumerate(maps):
-        coastlines(ax)
+        for points, style in drawn:
+            ax.add_artist(Line2D(points[:, 0], points[:, 1], transform=ax.transData, **style))
         if ticks:
-            _degree_ticks(ax, left=index % columns == 0, bottom=index >= (rows - 1) * columns)
-    return Canvas(figure, maps, strips)
+            _degree_ticks(ax, left=index % columns == 0, bottom=index + columns >= len(maps))
+    return Canvas(figure, maps, strips, Pixels.of(first))
+
+
+def write_heading(figure: Figure, heading: list[tuple[str, dict[str, Any]]], left: float = 0.06) -> None:
+    """Lines of a heading in the upper left corner of a figure of final size; left: inches."""
+    width, height = figure.get_size_inches()
+    for row, (text, style) in enumerate(heading):
+        figure.text(left / width, 1 - (0.07 + row * LINE) / height, text, ha="left", va="top", **style)
+
+
+def wrapped(title: str, note: str, width: float) -> list[tuple[str, dict[str, Any]]]:
+    """Lines of a heading with their looks: the title, and the note below it, as long as fit the width in inches."""
+    strong, quiet = {"fontsize": 10, "color": INK, "weight": "bold"}, {"fontsize": 8, "color": MUTED}
+    found = [(line, strong) for line in textwrap.wrap(title, max(int(width / 0.086), 12))]
+    return found + [(line, quiet) for line in textwrap.wrap(note, max(int(width / 0.062), 12))]
 
 
 def _frame_map(ax: GeoAxes, extent: Extent | None) -> None:
-    if extent is None:
-        ax.set_global()
-    else:
+    if extent is not None:
         ax.set_extent(extent, crs=ccrs.PlateCarree(central_longitude=0.0))
         if isinstance(ax.projection, ccrs.PlateCarree):
             ax.set_aspect(1 / max(float(np.cos(np.deg2rad((extent[2] + extent[3]) / 2))), 0.2))
+    elif isinstance(ax.projection, ccrs.NorthPolarStereo | ccrs.SouthPolarStereo):
+        side = 1 if isinstance(ax.projection, ccrs.NorthPolarStereo) else -1
+        radius = float(np.hypot(*ax.projection.transform_point(0.0, side * POLEWARD, ccrs.PlateCarree())))
+        ax.set_xlim(-radius, radius)
+        ax.set_ylim(-radius, radius)
+        circle = Path.unit_circle()
+        ax.set_boundary(Path(np.asarray(circle.vertices) * radius, circle.codes), transform=ax.transData)
+    else:
+        ax.set_global()
+    _dress(ax)
+
+
+def _like(ax: GeoAxes, first: GeoAxes) -> None:
+    """The frame of the first map, which need not be computed again."""
+    ax.set_xlim(first.get_xlim())
+    ax.set_ylim(first.get_ylim())
+    ax.set_aspect(first.get_aspect())
+    if isinstance(ax.projection, ccrs.NorthPolarStereo | ccrs.SouthPolarStereo):
+        ax.set_boundary(first.spines["geo"].get_path(), transform=ax.transData)
+    _dress(ax)
+
+
+def _dress(ax: GeoAxes) -> None:
     ax.set_facecolor(MISSING)
     ax.spines["geo"].set(edgecolor=INK, linewidth=0.6)
 
 
 def _arrange(
-    figure: Figure, maps: list[GeoAxes], shape: tuple[int, int], *, aspect: float, ticks: bool, bars: int, title: float
+    figure: Figure,
+    maps: list[GeoAxes],
+    shape: tuple[int, int],
+    *,
+    aspect: float,
+    ticks: bool,
+    bars: int,
+    title: float,
+    above: float,
 ) -> list[Axes]:
-    """Place maps and colour bars by inches: exact, and ten times faster than a layout engine."""
     rows, columns = shape
     left, right, gap = (0.42 if ticks else 0.06), (0.18 if ticks else 0.06), 0.08
     below = (0.2 if ticks else 0.05) + (0.55 if bars else 0.0)
     width = figure.get_figwidth()
     wide = (width - left - right - gap * (columns - 1)) / columns
     tall = wide * aspect
-    height = rows * (tall + title) + below
+    height = above + rows * (tall + title) + below
     figure.set_figheight(height)
     for index, ax in enumerate(maps):
         row, column = divmod(index, columns)
-        bottom = height - (row + 1) * (tall + title)
+        bottom = height - above - (row + 1) * (tall + title)
         ax.set_position((left / width + column * (wide + gap) / width, bottom / height, wide / width, tall / height))
     span = (width - left - right) / max(bars, 1)
     inset = 0.07 * span
@@ -125,17 +181,16 @@ def _arrange(
     return [figure.add_axes(strip) for strip in strips]
 
 
-def circles(grid: Grid) -> bool:
-    """True if the cells close the circle of longitude."""
-    return bool(grid.longitude_bounds[-1] - grid.longitude_bounds[0] > 359.9)
-
-
 def _extent(grid: Grid, extent: Sequence[float] | None) -> Extent:
     if extent is not None:
-        if len(extent) != 4 or extent[0] >= extent[1] or extent[2] >= extent[3]:
-            raise InputError(f"map extent {tuple(extent)}: expected (west, east, south, north), ascending, in degrees")
+        sane = len(extent) == 4 and extent[0] < extent[1] <= extent[0] + 360 and -90 <= extent[2] < extent[3] <= 90
+        if not sane:
+            raise InputError(
+                f"map extent {tuple(extent)}: expected (west, east, south, north) in degrees, ascending, at most 360 wide, "
+                "latitudes from -90 to 90"
+            )
         return extent[0], extent[1], extent[2], extent[3]
-    if circles(grid):
+    if grid.circles:
         return -180.0, 180.0, -90.0, 90.0
     (west, east), (south, north) = grid.longitude_bounds[[0, -1]], grid.latitude_bounds[[0, -1]]
     return float(west), float(east), float(south), float(north)
@@ -143,38 +198,55 @@ def _extent(grid: Grid, extent: Sequence[float] | None) -> Extent:
 
 def _degree_ticks(ax: GeoAxes, *, left: bool, bottom: bool) -> None:
     offset = ccrs.PlateCarree().transform_point(0.0, 0.0, ax.projection)[0]
-    locator = MaxNLocator(6, steps=[1, 1.5, 2, 3, 5, 6, 10])
     (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
+    count = int(np.clip(ax.get_position().width * ax.figure.get_figwidth(), 2, 6))
+    locator = MaxNLocator(count, steps=[1, 1.5, 2, 3, 5, 6, 10])
     ax.set_xticks([value - offset for value in locator.tick_values(x0 + offset, x1 + offset) if x0 <= value - offset <= x1])
     ax.set_yticks([value for value in locator.tick_values(y0, y1) if y0 <= value <= y1])
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _degrees(x + offset, "E", "W")))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _degrees(y, "N", "S")))
+    for draw, places in ((ax.axvline, ax.get_xticks()), (ax.axhline, ax.get_yticks())):
+        for value in places:
+            draw(value, **GRATICULE)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: in_degrees(x + offset, "E", "W")))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: in_degrees(y, "N", "S")))
     ax.tick_params(labelsize=7, length=2, width=0.5, color=INK, labelcolor=INK, labelleft=left, labelbottom=bottom)
 
 
-def _degrees(value: float, positive: str, negative: str) -> str:
-    value = (value + 180) % 360 - 180 if positive == "E" else value
-    side = "" if value == 0 or abs(value) == 180 else positive if value > 0 else negative
-    return f"{abs(value):g}°{side}"
-
-
 def coastlines(
-    ax: GeoAxes, *, resolution: naturalearth.Resolution | None = None, borders: bool | None = None, colour: str = "#222222"
+    ax: GeoAxes, *, resolution: naturalearth.Resolution | None = None, borders: bool | None = None, colour: str = INK
 ) -> None:
     """Draw packaged coastlines, and thinner country borders, in any projection; 110m on wide maps, 50m on narrow ones.
 
     borders: by default on narrow maps only; on a map of the world they hide the field. Points are projected together and lines
     broken where the projection tears them: far quicker than cartopy's own features.
     """
+    for points, style in _outlines(ax, resolution, borders, colour):
+        ax.add_artist(Line2D(points[:, 0], points[:, 1], transform=ax.transData, **style))
+
+
+def _outlines(
+    ax: GeoAxes, resolution: naturalearth.Resolution | None = None, borders: bool | None = None, colour: str = INK
+) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Coasts and borders inside a map, in its coordinates, with their looks."""
     share = ax.viewLim.width / np.ptp(ax.projection.x_limits)
     chosen = resolution or ("110m" if share > WIDE else "50m")
-    shown = share <= WIDE if borders is None else borders
+    shown = share <= BORDERS if borders is None else borders
+    found: list[tuple[np.ndarray, dict[str, Any]]] = []
     features: list[tuple[naturalearth.Feature, float]] = [("coast", 0.6), ("borders", 0.3)]
     for feature, thickness in features[: 2 if shown else 1]:
-        points = _within(ax, project(ax.projection, naturalearth.lines(chosen, feature)))
-        ax.add_artist(
-            Line2D(points[:, 0], points[:, 1], color=colour, linewidth=thickness, alpha=0.8, zorder=3, transform=ax.transData)
-        )
+        look = {"linewidth": thickness, "alpha": 0.8, "zorder": 3, "color": colour}
+        found.append((naturalearth.lines(chosen, feature), look))
+    return [(_within(ax, project(ax.projection, points)), look) for points, look in found]
+
+
+def _graticule(step: float) -> np.ndarray:
+    """Meridians and parallels as lines ended by NaN rows, (n, 2) in degrees."""
+    along = np.append(np.arange(-180.0, 181.0, 2.0), np.nan)
+    up = np.append(np.arange(-90.0, 91.0, 2.0), np.nan)
+    parallels = [np.stack([along, np.full_like(along, latitude)], axis=1) for latitude in np.arange(-90 + step, 90, step)]
+    meridians = [np.stack([np.full_like(up, longitude), up], axis=1) for longitude in np.arange(-180, 180, step)]
+    lines = np.concatenate(parallels + meridians)
+    lines[np.isnan(lines).any(axis=1)] = np.nan
+    return lines
 
 
 def project(projection: ccrs.Projection, points: np.ndarray) -> np.ndarray:
@@ -199,86 +271,59 @@ def _within(ax: GeoAxes, points: np.ndarray) -> np.ndarray:
     return cut[~(empty & np.r_[False, empty[:-1]])]
 
 
-def shade(ax: GeoAxes, field: xr.DataArray, shading: Shading) -> QuadContourSet:
-    """Filled contours of a field (latitude, longitude) in display units."""
-    x, y, values = on_pixels(ax, field)
-    levels, extend, colours = list(shading.levels), shading.extend, colormaps[shading.colours]
-    norm = BoundaryNorm(levels, colours.N, extend=extend)  # equal steps of colour for unequal levels too
-    return ax.contourf(x, y, values, levels=levels, cmap=colours, norm=norm, extend=extend, transform=ax.projection, zorder=1)
+def shade(ax: GeoAxes, pixels: Pixels, values: np.ndarray, shading: Shading) -> QuadContourSet:
+    """Filled contours of values on the pixels, in display units."""
+    return ax.contourf(
+        pixels.x, pixels.y, values, levels=list(shading.levels), cmap=shading.colour_map, norm=shading.norm,
+        extend=shading.extend, transform=ax.projection, zorder=1,
+    )  # fmt: skip
 
 
-def isolines(ax: GeoAxes, field: xr.DataArray, levels: Sequence[float], colour: str = INK) -> None:
-    """Thin labelled contour lines of a field (latitude, longitude) in display units."""
-    x, y, values = on_pixels(ax, field)
-    drawn = ax.contour(x, y, values, levels=list(levels), colors=colour, linewidths=0.7, transform=ax.projection, zorder=4)
-    ax.clabel(drawn, fontsize=6, fmt="%g")
+def isolines(
+    ax: GeoAxes, pixels: Pixels, values: np.ndarray, levels: Sequence[float], colour: str = INK, width: float = 0.8
+) -> None:
+    """Labelled contour lines of values on the pixels; no label is cut by the frame."""
+    low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 0.0)
+    there = [level for level in levels if low < level < high]
+    if not there:
+        return
+    drawn = ax.contour(
+        pixels.x, pixels.y, values, levels=there, colors=colour, linewidths=width, linestyles="solid", transform=ax.projection,
+        zorder=4,
+    )  # fmt: skip
+    for text in ax.clabel(drawn, fontsize=7, fmt="%g", inline_spacing=2):
+        text.set_path_effects([withStroke(linewidth=1.8, foreground="white", alpha=0.85)])
+        x, y = (text.get_position() - np.array([pixels.x[0], pixels.y[0]])) / (np.ptp(pixels.x), np.ptp(pixels.y))
+        text.set_visible(0.02 < x < 0.98 and 0.02 < y < 0.98)
 
 
-def on_pixels(ax: GeoAxes, field: xr.DataArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(x, y, values) of a field interpolated to the pixels of a map; NaN where data are missing or outside the grid.
-
-    Pixels beyond the edge of the projection repeat the nearest one inside, so that contours reach the frame, which clips them.
-    """
-    (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
-    finer = PIXELS / max(x1 - x0, y1 - y0)
-    x = np.linspace(x0, x1, max(int((x1 - x0) * finer), 16))
-    y = np.linspace(y0, y1, max(int((y1 - y0) * finer), 16))
-    lonlat = ccrs.PlateCarree().transform_points(ax.projection, *np.meshgrid(x, y))[..., :2]
-    values = sample(field, lonlat[..., 0], lonlat[..., 1])
-    outside = ~np.isfinite(lonlat).all(axis=-1)
-    if outside.any() and not outside.all():
-        nearest = distance_transform_edt(outside, return_distances=False, return_indices=True)
-        values = values[tuple(nearest)]
-    return x, y, values
-
-
-def sample(field: xr.DataArray, longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
-    """Bilinear interpolation of a field (latitude, longitude) at points in degrees; NaN outside the grid's cells.
-
-    A grid that closes in longitude has no seam; between its last row and the pole, the pole has the mean of that row.
-    """
-    if set(field.dims) != {"latitude", "longitude"}:
-        raise InputError(
-            f"map of {field.name or 'a field'}: dims {field.dims}, expected latitude and longitude; select the others first"
-        )
-    grid = Grid.of(field)
-    values = field.transpose("latitude", "longitude").values.astype(np.float64)
-    columns, rows = grid.longitude, grid.latitude
-    if circles(grid):
-        columns = np.concatenate([[columns[-1] - 360], columns, [columns[0] + 360]])
-        values = np.concatenate([values[:, -1:], values, values[:, :1]], axis=1)
-        rows, values = _with_poles(grid, values)
-        longitude = (longitude - columns[0]) % 360 + columns[0]
-    else:
-        middle = (columns[0] + columns[-1]) / 2
-        longitude = (longitude - middle + 180) % 360 - 180 + middle
-    row = np.interp(latitude, rows, np.arange(rows.size))
-    column = np.interp(longitude, columns, np.arange(columns.size))
-    (west, east), (south, north) = grid.longitude_bounds[[0, -1]], grid.latitude_bounds[[0, -1]]
-    inside = (latitude >= south - 1e-6) & (latitude <= north + 1e-6)
-    if not circles(grid):
-        inside &= (longitude >= west - 1e-6) & (longitude <= east + 1e-6)
-    index = np.nan_to_num(np.stack([row, column]))
-    return np.where(inside, map_coordinates(values, index, order=1, mode="nearest"), np.nan)
-
-
-def _with_poles(grid: Grid, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    rows = grid.latitude
-    if grid.latitude_bounds[0] <= -90 < rows[0]:
-        rows, values = np.insert(rows, 0, -90.0), np.concatenate([np.full_like(values[:1], values[0].mean()), values])
-    if grid.latitude_bounds[-1] >= 90 > rows[-1]:
-        rows, values = np.append(rows, 90.0), np.concatenate([values, np.full_like(values[:1], values[-1].mean())])
-    return rows, values
+def contours(
+    ax: GeoAxes, pixels: Pixels, fields: Sequence[np.ndarray], level: float, colour: str, *, width: float, alpha: float = 1.0
+) -> None:
+    """One contour line of each of many fields on the pixels, without labels: all as one collection."""
+    lines: list[Any] = []
+    for values in fields:
+        lines += contourpy.contour_generator(pixels.x, pixels.y, np.ma.masked_invalid(values)).lines(level)
+    ax.add_collection(LineCollection(lines, colors=colour, linewidths=width, alpha=alpha, zorder=4), autolim=False)
 
 
 def label(ax: GeoAxes, title: str) -> None:
     """A small title over the left edge of a map."""
-    ax.set_title(title, fontsize=9, loc="left", color=INK, pad=4)
+    ax.set_title(title, fontsize=8.5, loc="left", color=INK, pad=3)
 
 
-def colour_bar(strip: Axes, drawn: QuadContourSet, text: str) -> None:
-    """Fill a strip of the canvas with the colour bar of a shaded map."""
-    bar = strip.figure.colorbar(drawn, cax=strip, orientation="horizontal")
+def colour_bar(strip: Axes, drawn: Any, text: str, *, percent: bool = False) -> None:
+    """Fill a strip of the canvas with the colour bar of a shaded map; as many numbers as fit."""
+    figure = strip.get_figure(root=True)
+    assert figure is not None
+    bar = figure.colorbar(drawn, cax=strip, orientation="horizontal")
+    levels = list(getattr(drawn, "levels", drawn.norm.boundaries))
+    inches = strip.get_position().width * figure.get_figwidth()
+    written = [f"{round(100 * level if percent else level, 10):g}".replace("-", "−") for level in levels]
+    every = int(np.ceil(len(levels) * (0.09 + 0.062 * max(map(len, written))) / inches))
+    zero = levels.index(0.0) % every if 0.0 in levels else 0  # zero is among the numbers
+    bar.set_ticks(levels[zero::every], labels=written[zero::every])
     bar.set_label(text, fontsize=8, color=INK, labelpad=2)
     bar.ax.tick_params(labelsize=7, length=2, labelcolor=INK)
+    bar.ax.minorticks_off()
     bar.outline.set_linewidth(0.4)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from verification.map_commands import draw_map
+
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
@@ -125,45 +127,6 @@ def report(
     observed = open_analysis(truth) if truth else None
     path = write_report(states, out, case=case, truth=observed, title=title)
     typer.echo(f"report: {path}")
-
-
-def draw_map(
-    forecast: Annotated[Path, typer.Argument(help="forecast store")],
-    channel: Annotated[str, typer.Option(help="as geopotential_500")],
-    lead: Annotated[str, typer.Option(help="as 5d or 36h")] = "1d",
-    init: Annotated[str | None, typer.Option(help="initialisation, as 2007-01-05T00; the first unless given")] = None,
-    truth: Annotated[
-        Path | None, typer.Option(help="analysis store; with it truth, mean, spread and members side by side")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="the picture (.png, .pdf, .svg)")] = Path("map.png"),
-) -> None:
-    """Draw one channel of an ensemble: mean and spread, or with the truth beside some members.
-
-    Example: plumecast map forecasts/crps.zarr --channel geopotential_500 --lead 5d --truth analysis.zarr
-    """
-    from data_pipeline import open_analysis
-    from data_pipeline.errors import InputError
-    from data_pipeline.schema import Channel, select
-    from verification import maps
-    from verification.headline import parse_leads
-
-    wanted = parse_leads(lead)[0]
-    data = _one_init(forecast, init)
-    if wanted not in data["prediction_timedelta"].values:
-        raise InputError(f"{forecast} has no lead {lead}; plumecast verify lists its leads")
-    members = select(data.isel(time=0), Channel.parse(channel)).sel(prediction_timedelta=wanted).load()
-    valid = members["time"].values + wanted
-    title = f"{data.attrs.get('model', forecast.stem)}, {str(members['time'].values)[:13]} UTC + {lead}"
-    if truth is None:
-        figure = maps.plot_ensemble(members, variable=channel, title=title)
-    else:
-        analysis = open_analysis(truth)
-        if valid not in analysis["time"].values:
-            raise InputError(f"{truth} has no {str(valid)[:13]}, the valid time of {channel} + {lead}")
-        observed = select(analysis, Channel.parse(channel)).sel(time=valid).load()
-        figure = maps.plot_stamps(members, observed, variable=channel, title=title)
-    figure.savefig(out, dpi=150)
-    typer.echo(f"map: {out}")
 
 
 def _places(paths: Sequence[Path], out: Path | None) -> dict[Path, Path]:

@@ -43,6 +43,13 @@ class Style:
     offset: float = 0.0
     colours: str = "viridis"
     symmetric: bool = False
+    levels: tuple[float, ...] = ()
+    steps: tuple[float, ...] = (1, 2, 2.5, 5, 10)
+
+    @property
+    def heading(self) -> str:
+        """`2 m temperature (°C)`; without units that are none."""
+        return self.long_name if self.units in ("", "1") else f"{self.long_name} ({self.units})"
 
     @property
     def difference_units(self) -> str:
@@ -73,7 +80,7 @@ def style_of(label: str, units: str | None = None) -> Style:
         return Style(short, long_name, readable_units(units or ""))
     style = known.style
     shown = readable_units(style.units or known.units)
-    return Style(short, long_name, shown, style.factor, style.offset, style.cmap, style.symmetric)
+    return Style(short, long_name, shown, style.factor, style.offset, style.cmap, style.symmetric, style.levels, style.steps)
 
 
 def readable_units(units: str) -> str:

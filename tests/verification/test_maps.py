@@ -19,6 +19,7 @@ from matplotlib.image import imread
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from verification import canvas, maps, naturalearth
+from verification import pixels as on_pixels
 from verification.styles import readable_units, style_of
 
 PLANET = Grid.named("64x32")
@@ -124,7 +125,7 @@ def test_a_regional_field_fills_its_map(grid: Grid) -> None:
 @pytest.mark.parametrize("projection", [ccrs.PlateCarree(), ccrs.Robinson(120)], ids=["platecarree", "robinson"])
 def test_a_bump_lands_where_it_is(grid: Grid, place: tuple[float, float], projection: ccrs.Projection) -> None:
     page = canvas.canvas(grid, projection=projection)
-    x, y, values = canvas.on_pixels(page.maps[0], blob(grid, *place))
+    x, y, values = page.pixels.x, page.pixels.y, page.pixels.values(blob(grid, *place))
     inside = np.isfinite(ccrs.PlateCarree().transform_points(projection, *np.meshgrid(x, y))[..., 0])
     row, column = np.unravel_index(np.nanargmax(np.where(inside, values, -1)), values.shape)
     longitude, latitude = ccrs.PlateCarree().transform_point(x[column], y[row], projection)
@@ -136,8 +137,8 @@ def test_a_bump_lands_where_it_is(grid: Grid, place: tuple[float, float], projec
 def test_interpolation_is_exact_at_the_points_and_over_the_seam() -> None:
     field = blob(PLANET, 0, 10)
     longitude, latitude = np.meshgrid(PLANET.longitude, PLANET.latitude)
-    np.testing.assert_allclose(canvas.sample(field, longitude, latitude), field.values, atol=1e-12)
-    between = canvas.sample(field, np.array([357.1875, -2.8125]), np.array([PLANET.latitude[16]] * 2))
+    np.testing.assert_allclose(on_pixels.sample(field, longitude, latitude), field.values, atol=1e-12)
+    between = on_pixels.sample(field, np.array([357.1875, -2.8125]), np.array([PLANET.latitude[16]] * 2))
     expected = (field.values[16, 0] + field.values[16, -1]) / 2
     np.testing.assert_allclose(between, expected, atol=1e-12)
 
@@ -145,8 +146,8 @@ def test_interpolation_is_exact_at_the_points_and_over_the_seam() -> None:
 def test_missing_values_and_places_outside_the_grid_stay_missing() -> None:
     field = blob(EUROPE, 0, 45)
     field[5, 5] = np.nan
-    at_hole = canvas.sample(field, np.array([EUROPE.longitude[5]]), np.array([EUROPE.latitude[5]]))
-    outside = canvas.sample(field, np.array([60.0, 0.0]), np.array([45.0, 70.0]))
+    at_hole = on_pixels.sample(field, np.array([EUROPE.longitude[5]]), np.array([EUROPE.latitude[5]]))
+    outside = on_pixels.sample(field, np.array([60.0, 0.0]), np.array([45.0, 70.0]))
     assert np.isnan(at_hole).all()
     assert np.isnan(outside).all()
 

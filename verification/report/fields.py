@@ -35,7 +35,7 @@ class Picture:
 
 def picture(field: xr.DataArray, shading: maps.Shading, *, alt: str, caption: str) -> Picture:
     regional = not Grid.of(field).is_global  # the outline of the world needs no degrees
-    source = png(maps.plot_field(field, shading=shading, width=WIDTH, degrees=regional))
+    source = png(maps.plot_field(field, shading=shading, width=WIDTH, degrees=regional, title=""))
     return Picture(source, alt, caption, *png_size(source))
 
 
