@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xarray as xr
 
-import models
 from data_pipeline import open_analysis, open_forecast
 from data_pipeline.errors import InputError
 from forecast.boundary import Boundary
 from forecast.initial_states import InitialStates
+from models.checkpoint import load, outline
 from models.contract import Generator
 from models.precision import Precision
 
@@ -43,13 +43,15 @@ class Inputs:
     initial_states: Path | None = None
     initial_number: int | None = None
 
-    def open(self, device: str = "cpu") -> Opened:
-        """Everything, the stores lazily. Raises InputError for what is not there or not what it should be."""
+    def open(self, device: str = "cpu", *, weights: bool = True) -> Opened:
+        """Everything, the stores lazily; without weights what plans and checks need of the checkpoints, at once.
+
+        Raises InputError for what is not there or not what it should be.
+        """
         if self.initial_number is not None and self.initial_states is None:
             raise InputError("--initial-number chooses a state of a store: give --initial-states too")
-        generators = [
-            models.load(path, device, step_hours=self.step_hours, precision=self.precision) for path in self.checkpoints
-        ]
+        options: dict[str, Any] = {"step_hours": self.step_hours, "precision": self.precision}
+        generators = [load(path, device, **options) if weights else outline(path, **options) for path in self.checkpoints]
         analysis = open_analysis(self.analysis)
         initial = None if self.initial_states is None else InitialStates(open_forecast(self.initial_states), self.initial_number)
         return Opened(generators, analysis, self._boundary(analysis), initial)

@@ -49,6 +49,11 @@ class Work:
         return int((~self.held).sum()) * each
 
     @property
+    def times(self) -> np.ndarray:
+        """The initialisations that are not done."""
+        return np.asarray(self.plan.times[~self.held.all(axis=(1, 2))])
+
+    @property
     def is_done(self) -> bool:
         return bool(self.held.all())
 
@@ -76,8 +81,8 @@ def require_space(work: Work, path: Path) -> None:
     needed, free = work.bytes, free_bytes(path.parent)
     if needed > free:
         raise SpaceError(
-            f"{path.parent}: {needed / 1e6:,.0f} MB are needed for the fields that are left (before compression), "
-            f"{free / 1e6:,.0f} MB are free; make room, choose another place (--out), or keep less (--variable, --level, "
+            f"{path.parent}: {needed / 1e6:,.1f} MB are needed for the fields that are left (before compression), "
+            f"{free / 1e6:,.1f} MB are free; make room, choose another place (--out), or keep less (--variable, --level, "
             "--output-lead, --region, --no-store)"
         )
 

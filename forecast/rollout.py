@@ -72,13 +72,7 @@ def make_plan(
             f"days; members are numbered from 1, the step is {spec.step_hours} h"
         )
     leads = spec.step * np.arange(1, steps + 1)
-    for each in generators:
-        if initial is None:
-            check_inputs(analysis, each.spec, list(inits))
-        else:
-            initial.check(each.spec, list(inits), numbers)
-        if boundary is not None:
-            boundary.check(each.spec, inits, leads)
+    check_all(generators, analysis, inits, leads, numbers, boundary=boundary, initial=initial)
     attrs = {
         **checkpoint_attrs(generators, noise_scale),
         "seed": seed,
@@ -94,6 +88,20 @@ def make_plan(
     if name:
         attrs["model"] = name
     return ForecastPlan(inits, leads, numbers, tuple(spec.parsed_channels), spec.grid, attrs)
+
+
+def check_all(
+    generators: Sequence[Generator], analysis: xr.Dataset, inits: np.ndarray, leads: np.ndarray, numbers: Sequence[int], *,
+    boundary: Boundary | None = None, initial: InitialStates | None = None,
+) -> None:  # fmt: skip
+    """Raise InputError, listing everything, unless all that these initialisations, leads and members start from is there."""
+    for each in generators:
+        if initial is None:
+            check_inputs(analysis, each.spec, list(inits))
+        else:
+            initial.check(each.spec, list(inits), numbers)
+        if boundary is not None:
+            boundary.check(each.spec, inits, leads)
 
 
 def listed(generator: Generators) -> list[Generator]:

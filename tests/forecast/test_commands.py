@@ -15,8 +15,13 @@ from data_pipeline import open_forecast
 from data_pipeline.disk import sha256
 from data_pipeline.errors import InputError
 from data_pipeline.store import write_dataset
+from forecast import inputs, intention
+from forecast.retention import SpaceError
 from models.checkpoint import save
 from tests import toys
+from verification.evaluate import score_store
+from verification.readout import scores_table
+from verification.state import open_state
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     analysis = toys.weather(steps=1462)
     write_dataset(folder / "analysis.zarr", analysis)
     spec = toys.spec_of(analysis, ("2001-01-01T00", "2001-12-31T12"), ("2002-01-01T00", "2002-06-30T12"))
-    save(folder / "checkpoint.safetensors", spec, toys.network(spec).state_dict(), {})
+    save(folder / "checkpoint.safetensors", spec, toys.network(spec, size=0.1).state_dict(), {})  # passes the gate
     return folder
 
 
@@ -43,6 +48,9 @@ def test_forecast_then_baselines_at_its_dates(job: Path, tmp_path: Path) -> None
     dates = ("--start", "2002-07-10", "--stop", "2002-12-10", "--count", "3", "--days", "2", "--members", "4")
     plan = run(*words, *dates, "--dry-run")
     assert "3 initialisations x 4 members x 4 leads" in plan
+    assert "48 of a member and a step" in plan
+    assert "from 3 steps measured just now" in plan
+    assert "would be written" in plan
     assert not model.exists()
     assert str(model) in run(*words, *dates)
     made = open_forecast(model)
@@ -104,6 +112,13 @@ def test_networks_in_bfloat16_make_nearly_the_same_forecast_and_it_says_so(job: 
         (("--init", "2002-07-10", "--boundary", "truth"), "the checkpoint is global: it has no edge"),
         (("--init", "2002-07-10", "--initial-number", "0"), "give --initial-states too"),
         (("--init", "2002-07-10", "--device", "cuda:9"), "use --device cpu"),
+        (("--init", "2002-07-10", "--no-store"), "give --score-against too"),
+        (("--init", "2002-07-10", "--event", "> q0.9"), "give --score-against too"),
+        (("--init", "2002-07-10", "--member", "5-3"), "expected a number from 1 on, or a range as 11-20"),
+        (("--init", "2002-07-10", "--region", "5,6,7"), "expected WEST,EAST,SOUTH,NORTH"),
+        (("--init", "2002-07-10", "--output-lead", "13"), "expected hours or days, as 24h or 5d"),
+        (("--init", "2002-07-10", "--output-every", "36h"), "none of the leads 12 .. 24 h is a multiple of it"),
+        (("--init", "2002-07-10", "--variable", "snow"), "--variable snow: the forecast has"),
     ],
 )
 def test_wrong_input_is_one_clear_message(job: Path, words: tuple[str, ...], message: str, work_folder: Path) -> None:
@@ -135,6 +150,70 @@ def test_a_second_run_changes_nothing_and_another_seed_shows_the_difference(job:
     with pytest.raises(InputError, match=r"recipe\.seed: 0 -> 3") as caught:
         run(*words, *dates, "--seed", "3")
     assert caught.value.exit_code == 2
+
+
+def test_a_finished_forecast_is_added_to_and_fewer_is_nothing_to_do(job: Path, tmp_path: Path) -> None:
+    out, whole = tmp_path / "grown.zarr", tmp_path / "whole.zarr"
+    words = ("forecast", job / "analysis.zarr", "--checkpoint", job / "checkpoint.safetensors", "--init", "2002-07-10")
+    run(*words, "--days", "1", "--members", "2", "--out", out, "--keep-states")
+    more = ("--days", "1.5", "--members", "3")
+    plan = run(*words, *more, "--out", out, "--dry-run")
+    assert "would be extended: members 2 -> 3, leads 2 -> 3; what is there is not made again" in plan
+    shown = run(*words, *more, "--out", out, "--keep-states")
+    assert "gate: " in shown
+    run(*words, *more, "--out", whole)
+    grown, made = open_forecast(out), open_forecast(whole)
+    xr.testing.assert_identical(grown.drop_attrs().load(), made.drop_attrs().load())
+    assert "nothing to do" in run(*words, "--days", "1", "--members", "2", "--out", out)
+    assert "holds all of this already" in run(*words, "--days", "1", "--members", "2", "--out", out, "--dry-run")
+
+
+def test_a_part_of_a_forecast_is_kept(job: Path, tmp_path: Path) -> None:
+    words = ("forecast", job / "analysis.zarr", "--checkpoint", job / "checkpoint.safetensors", "--init", "2002-07-10")
+    part = ("--variable", "2m_temperature", "--region", "-50,70,-40,60", "--output-every", "24h", "--member", "2-3")
+    run(*words, "--days", "1.5", *part, "--out", tmp_path / "part.zarr")
+    found = open_forecast(tmp_path / "part.zarr")
+    assert list(found.data_vars) == ["2m_temperature"]
+    assert found["number"].values.tolist() == [2, 3]
+    assert (found["prediction_timedelta"].values / np.timedelta64(1, "h")).tolist() == [24]
+    assert found["longitude"].values.tolist() == [-45, -22.5, 0, 22.5, 45, 67.5]
+
+
+def test_scores_without_a_store(job: Path, tmp_path: Path) -> None:
+    words = ("forecast", job / "analysis.zarr", "--checkpoint", job / "checkpoint.safetensors", "--init", "2002-07-10")
+    size, scored = (
+        ("--days", "1", "--members", "3"),
+        ("--score-against", job / "analysis.zarr", "--event", "2m_temperature > 283"),
+    )
+    shown = run(*words, *size, *scored, "--no-store", "--scores", tmp_path / "s.scores.zarr")
+    assert f"next: plumecast report {tmp_path / 's.scores.zarr'}" in shown
+    assert [file.name for file in tmp_path.iterdir()] == ["s.scores.zarr"]
+    run(*words, *size, "--out", tmp_path / "f.zarr")
+    after = score_store(
+        tmp_path / "f.zarr", job / "analysis.zarr", tmp_path / "after.scores.zarr", events=["2m_temperature > 283"]
+    )
+    ours, theirs = (scores_table(state).drop_attrs() for state in (open_state(tmp_path / "s.scores.zarr"), after))
+    xr.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=0)
+
+
+def test_a_full_disk_is_noticed_before_anything_is_made(job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intention, "free_bytes", lambda folder: 10_000)
+    words = ("forecast", job / "analysis.zarr", "--checkpoint", job / "checkpoint.safetensors", "--init", "2002-07-10")
+    with pytest.raises(SpaceError, match=r"0\.0 MB are needed .* 0\.0 MB are free; make room"):
+        run(*words, "--days", "1", "--members", "3", "--out", tmp_path / "f.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_initialisation_without_frames_is_refused_before_weights_are_read(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(inputs, "load", loaded)
+    words = ("forecast", job / "analysis.zarr", "--checkpoint", job / "checkpoint.safetensors", "--out", tmp_path / "f.zarr")
+    with pytest.raises(InputError, match="2 of 2 input times are not in the analysis"):
+        run(*words, "--init", "2031-07-10")
 
 
 def test_the_command_line_ends_with_the_message_and_code_2(
