@@ -18,7 +18,7 @@ def products(
     climatology: Annotated[
         Path | None, typer.Option(help="climatology store with quantiles, for percentiles, EFI and SOT")
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="TOML file with [products]; without it, what the forecast allows")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file with a section `products`; its defaults unless given")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="override, as products.quantiles=[0.5]")] = None,
     threshold: Annotated[
         list[str] | None,
@@ -89,7 +89,7 @@ def _described(plan: Plan) -> list[str]:
         f"{plan.members.grid}: {len(form.data_vars)} variables, {size:,.0f} MB before compression, {plan.block} leads at a time"
     ]
     lines += [f"  {kind}: {', '.join(what)}" for kind, what in kinds.items() if what]
-    return [*lines, *(f"  left out: {note}" for note in plan.notes)]
+    return [*lines, *(f"  note: {note}" for note in plan.notes)]
 
 
 def _stamps(texts: list[str]) -> list[np.datetime64]:

@@ -75,7 +75,7 @@ class Plan:
     """What will be made. tasks: quantities; joint: events of several; tracks: or None.
 
     blocks: positions [first, stop) of leads that are read together. stamp_leads: positions of the leads of stamps. recipe: plain
-    data that decide the content. notes: what was left out, and why.
+    data that decide the content. notes: what was left out or falls short, and why.
     """
 
     forecast: xr.Dataset
@@ -214,7 +214,7 @@ def _events(
         if one.is_general and (possible or one in usual):  # of the channels that the climatology has
             notes += _shortened(lines)
         elif one not in usual:
-            faults += lines
+            faults += _shortened(lines)
     names = [event.name for event in chosen]
     faults += [f"thresholds: {name} is asked for twice" for name in sorted({name for name in names if names.count(name) > 1})]
     single = [event for event in chosen if len(event.conditions) == 1]
@@ -281,7 +281,7 @@ def _efi(
 ) -> tuple[Levels, list[str], list[str]]:
     """{variable: levels} of EFI and SOT; faults of those that were asked for, notes of those that were not."""
     if section.efi is None:
-        asked = dict(wanted) if climate is not None else {}
+        asked = {} if climate is None else {name: climate.pressure(name, levels) for name, levels in wanted.items()}
         faults: list[str] = []
     else:
         resolved = [_resolve(members, label) for label in section.efi]
@@ -362,7 +362,11 @@ def _tracks(members: Members, section: ProductsSection) -> tuple[TrackSection | 
     elif np.ptp(steps) > 1e-6:
         lack = f"tracks: leads are {steps.min():g} to {steps.max():g} h apart; expected one step"
     else:
-        return chosen, [], []
+        apart = 111 * np.hypot(*(np.diff(axis).mean() for axis in (members.grid.latitude, members.grid.longitude)))
+        near = (
+            f"strikes within {chosen.strike_km:g} km: cells are up to {apart:.0f} km apart, so that some centres strike no cell"
+        )
+        return chosen, [], [near] if 2 * chosen.strike_km < apart else []
     # asked for by name it is a fault, left at the default a note
     return None, *(([], [lack]) if section.tracks is True else ([lack], []))
 

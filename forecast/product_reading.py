@@ -136,7 +136,8 @@ class Members:
     def _stored(self, name: str, levels: Sequence[int], init: int, first: int, stop: int) -> np.ndarray:
         array = self.data[name].isel(time=init, prediction_timedelta=slice(first, stop))
         if "level" in array.dims:
-            array = array.sel(level=list(levels)).transpose("prediction_timedelta", "number", "level", "latitude", "longitude")
+            places = _run([array["level"].values.tolist().index(level) for level in levels])
+            array = array.isel(level=places).transpose("prediction_timedelta", "number", "level", "latitude", "longitude")
         else:
             array = array.transpose("prediction_timedelta", "number", "latitude", "longitude")
         with reading(f"{name}, initialisation {init}, leads {first} to {stop - 1}"):
@@ -226,6 +227,12 @@ class Climate:
         absent = sorted(set(pressure) - set(levels_of(array))) if pressure and "level" in array.dims else []
         return f"the climatology lacks the levels {absent} hPa of {key}" if absent else None
 
+    def pressure(self, name: str, levels: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of the levels that it has, or all if it has none of them."""
+        array = self.data.get(f"{name}_quantile")
+        have = levels_of(array) if array is not None and "level" in array.dims else ()
+        return tuple(level for level in levels if level in have) or levels
+
     def hour_fault(self) -> str | None:
         """Why valid times are not there; None if they are."""
         asked = sorted(set(pd.DatetimeIndex(self._valid.ravel()).hour))
@@ -251,16 +258,25 @@ class Climate:
         hour, which_hour = np.unique([hours.index(each) for each in valid.hour], return_inverse=True)
         day, which_day = np.unique(valid.day_of_year - 1, return_inverse=True)
         wanted = [int(self._order[position_of(level, self.levels)]) for level in levels]
-        array = self.data[f"{name}_quantile"].isel(quantile=wanted, hour=hour, dayofyear=day)
+        array = self.data[f"{name}_quantile"]
         if "level" in array.dims:
-            array = array.sel(level=list(pressure))
-        array = array.transpose("hour", "dayofyear", "quantile", ..., "latitude", "longitude")
+            array = array.isel(level=_run([array["level"].values.tolist().index(level) for level in pressure]))
+        array = array.isel(quantile=_run(wanted), hour=_run(hour)).transpose("hour", "dayofyear", "quantile", ...)
+        # by runs of days: zarr is slow with lists of positions, and around the new year the days are two runs
+        runs = np.split(day, np.flatnonzero(np.diff(day) > 1) + 1)
         with reading(f"climatology, {name}_quantile"):
-            values = np.asarray(array.values, dtype=np.float32)
+            pieces = [np.asarray(array.isel(dayofyear=_run(run)).values, dtype=np.float32) for run in runs]
+        values = np.concatenate(pieces, axis=1)
         values = values if values.ndim == 6 else values[:, :, :, None]
         if (np.diff(values, axis=2) < 0).any():
             raise InputError(f"climatology: the quantiles of {name} cross; a larger level must not have a smaller value")
         return values[which_hour, which_day]
+
+
+def _run(positions: Sequence[int] | np.ndarray) -> slice | list[int]:
+    """Positions as a slice where they follow each other."""
+    index = np.asarray(positions)
+    return slice(int(index[0]), int(index[-1]) + 1) if (np.diff(index) == 1).all() else index.tolist()
 
 
 def _span(hours: np.ndarray) -> str:

@@ -77,6 +77,8 @@ def run(plan: Plan, out: str | Path, report: Report = lambda done, total: None) 
         _write(plan, built, report)
         _as_netcdf(built, out)
     shutil.rmtree(built, ignore_errors=True)
+    for stale in out.parent.glob(f"{out.name}.*.partial"):  # of runs that were killed
+        stale.unlink()
     return out
 
 

@@ -562,3 +562,18 @@ def test_unknown_keys_are_named(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text("[products]\nthreshold = []\nquantiles = [2.0]\n[products.tracks]\nspeed = 3\n")
     with pytest.raises(InputError, match=r"products.tracks.section.speed: unknown key(.|\n)*products.threshold: unknown key"):
         read_products(tmp_path / "p.toml")
+
+
+def test_levels_that_the_climatology_lacks_have_no_efi_unless_asked(forecast: xr.Dataset) -> None:
+    part = climate().isel(level=[0])
+    part["geopotential_quantile"].attrs["levels_available"] = [500]
+    plan = make_plan(forecast, ProductsSection(), part)
+    assert {task.name: task.efi for task in plan.tasks if task.efi is not None} == {T2M: (), RAIN: (), "geopotential": (500,)}
+    with pytest.raises(InputError, match=r"EFI of geopotential: the climatology lacks the levels \[850\]"):
+        make_plan(forecast, ProductsSection(efi=["geopotential"]), part)
+
+
+def test_strikes_finer_than_the_cells_are_told(forecast: xr.Dataset) -> None:
+    assert any("some centres strike no cell" in note for note in make_plan(forecast, ProductsSection()).notes)
+    wide = ProductsSection(tracks=TrackSection(strike_km=2000))
+    assert not any("strike" in note for note in make_plan(forecast, wide).notes)
