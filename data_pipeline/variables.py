@@ -160,8 +160,8 @@ _TABLE = (
     Variable(
         "10m_wind_gust_since_previous_post_processing", "m s-1", "10 m wind gust", "fg10",
         ("fg10", "10fg", "fg10_3", "10fg3", "fg10_6", "10fg6"), "wind_speed_of_gust",
-        non_negative=True, param_ids=(49, 228028, 123, 237318), valid_range=(0, 150), accumulated=True, window="maximum", height=10,
-        style=_SPEED,
+        non_negative=True, param_ids=(49, 228028, 123, 237318), valid_range=(0, 150), accumulated=True, window="maximum",
+        height=10, style=_SPEED,
     ),
     Variable(
         "mean_sea_level_pressure", "Pa", "Mean sea level pressure", "msl", ("msl", "prmsl", "psl", "PRMSL", "MSLET"),
