@@ -179,6 +179,7 @@ def forecast(
         times = started.data["time"].values
     else:
         times = inits_of(data, max(each.spec.frames for each in generators), init, start, stop, every, count, days, spec.step)
+    crew = engaged(cluster, workers, alone=mine is None and len(devices) == 1)  # before the plan, which records threads
     plan = make_plan(
         generators, data, times, days=days, members=numbers_of(member) if member else members, seed=seed, boundary=ringed,
         name=name, noise_scale=noise_scale, initial=started,
@@ -212,7 +213,6 @@ def forecast(
         return
     if not no_store:
         require_space(work, target)
-    crew = engaged(cluster, workers, alone=mine is None and len(devices) == 1)
     report: Report | None = None
     with ProgressDisplay(f"forecast {mine}" if mine else "forecast", "fields") as bar:
         if crew is not None:

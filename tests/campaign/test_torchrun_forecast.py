@@ -1,4 +1,4 @@
-"""`torchrun --nproc-per-node 2 -m -- plumecast forecast`: the bytes of one process; where one rank fails, nothing is published."""
+"""`torchrun --nproc-per-node 2 -m -- plumecast forecast`: the bytes of one process, or nothing."""
 
 from __future__ import annotations
 
