@@ -67,7 +67,7 @@ clock = Clock(now=lambda: now[0])
 job = Job(recipe, Ledger(ledger_path(recipe.place), clock), clock)
 
 def die(place):
-    if kill[0] == place:
+    if place and kill[0] == place:
         os.kill(os.getpid(), signal.SIGKILL)
 
 def wrapped(module, name, before="", after=""):

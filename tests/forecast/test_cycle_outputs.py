@@ -131,7 +131,7 @@ def test_a_running_cycle_shows_how_far_it_is(tmp_path: Path) -> None:
     worker.tick(watched)
     assert [row["init"] for row in shown] == ["20010103T00"] * len(shown)
     assert shown[0]["stage"] == "forecast"
-    assert (shown[0]["done"], shown[0]["total"]) == (1, 2)
+    assert shown[0]["total"] == 2 * shown[0]["done"] > 0
     assert shown[0]["seconds_left"] == 10
     job.ledger.close()
 
