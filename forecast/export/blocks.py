@@ -11,7 +11,7 @@ import xarray as xr
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel, select
-from data_pipeline.sources.accumulation import named_hours, own_hours
+from data_pipeline.sources.accumulation import own_hours
 from data_pipeline.variables import Variable, lookup
 from forecast.plan import ForecastPlan
 
@@ -40,10 +40,6 @@ class Field:
         have = [int(one) for one in np.atleast_1d(array.attrs.get("hours_available", lead_hours(plan)))]
         leads = tuple(k for k, lead in enumerate(lead_hours(plan)) if lead in have and lead >= (hours or 0))
         return cls(channel, variable, hours, leads)
-
-    @property
-    def has_named_hours(self) -> bool:
-        return named_hours(self.channel.name) is not None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ folder            one file an initialisation, 2007010100.nc ..., and manifest.js
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from data_pipeline.disk import plain, read_json, sha256, sync, write_json
+from data_pipeline.disk import Lock, plain, read_json, sha256, sync, write_json
 from data_pipeline.errors import InputError
 from data_pipeline.manifest import MANIFEST, compare, partial_path
 from forecast.export import grib, netcdf
@@ -49,9 +48,20 @@ def export(
 ) -> Path:  # fmt: skip
     """Write what the plan has of a forecast; a finished export of the same settings is left alone.
 
-    Raises InputError, listing all, for fields that the format cannot name; and if something else lies at `out`.
+    Raises InputError, listing all, for fields that the format cannot name; if something else lies at `out`, or is being written.
     """
     fields = check(forecast, plan, settings)
+    with Lock(out.with_name(out.name + ".lock")) as lock:
+        try:
+            return _export(forecast, plan, out, fields, settings, report)
+        finally:
+            lock.path.unlink(missing_ok=True)
+
+
+def _export(
+    forecast: xr.Dataset, plan: ForecastPlan, out: Path, fields: list[Field], settings: Settings,
+    report: Callable[[int, int], None],
+) -> Path:  # fmt: skip
     recipe = _recipe(plan, settings)
     single = out.suffix.lower() in SUFFIXES
     manifest = out.with_name(out.name + ".json") if single else out / MANIFEST
@@ -113,7 +123,7 @@ def _write_file(
 ) -> dict[str, list[Any]]:  # fmt: skip
     """Under another name until it is whole; {name: [bytes, sha256]}."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary = partial_path(path)
     try:
         if settings.format == "netcdf":
             netcdf.write(temporary, forecast, plan, fields, rows)
