@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from data_pipeline.errors import InputError, NotReadyError, PlumecastError
+from data_pipeline.recipe import fingerprint
 from data_pipeline.workers import connected, cores
+from forecast.extend import recipe_of
+from forecast.gate import Gate
 from forecast.inputs import Inputs, Opened
 from forecast.outputs import Outputs, make
 from forecast.plan import ForecastPlan
@@ -75,7 +78,7 @@ def run_on(
         done, total = sum(size.values()) - sum(size[name] for task in todo for name in task), sum(size.values())
         if todo:
             with connected(cluster) as client:
-                _check_workers(client, job, todo)
+                _check_workers(client, cluster, job, todo)
                 for task, answer in _answers(client, job, todo):
                     for text in answer.remarks:
                         remark(text)
@@ -137,7 +140,7 @@ def make_parts(job: Job, task: Task) -> Answer:
             torch.set_num_threads(job.threads)
             opened = _opened(job.inputs, job.device)
             _check_alike(opened, job.plan)
-            make(job.plan, opened, job.outputs, only=task, remark=remarks.append)
+            make(job.plan, opened, job.outputs, only=task, gate=_gate(job, opened), remark=remarks.append)
     except PlumecastError as error:
         return Answer(remarks, error)
     return Answer(remarks)
@@ -149,6 +152,17 @@ _WORKING = threading.Lock()
 @lru_cache(maxsize=1)
 def _opened(inputs: Inputs, device: str) -> Opened:
     return inputs.open(device)
+
+
+_gates: dict[str, Gate] = {}  # of the last plan: it has read analyses of the whole archive
+
+
+def _gate(job: Job, opened: Opened) -> Gate:
+    key = fingerprint({"inputs": str(job.inputs), "plan": recipe_of(job.plan), "channels": str(job.plan.channels)})
+    if key not in _gates:
+        _gates.clear()
+        _gates[key] = Gate.of(opened.generators[0].spec, job.plan, opened.analysis)
+    return _gates[key]
 
 
 def _check_alike(opened: Opened, plan: ForecastPlan) -> None:
@@ -169,19 +183,17 @@ def _name() -> str:
     return f"worker {get_worker().address}"
 
 
-def _check_workers(client: Client, job: Job, todo: Sequence[Task]) -> None:
+def _check_workers(client: Client, address: str, job: Job, todo: Sequence[Task]) -> None:
     """Wait for the first worker. Raises InputError if none comes, or if a task does not fit the memory of one."""
     from distributed import TimeoutError as Late
 
     try:
         client.wait_for_workers(1, timeout=PATIENCE)
     except Late:
-        raise InputError(
-            f"--cluster {client.scheduler.address}: no worker came within {PATIENCE} s; start some: dask worker ADDRESS"
-        ) from None
+        raise InputError(f"--cluster {address}: no worker came within {PATIENCE} s; start some: dask worker ADDRESS") from None
     needed = _task_bytes(job, len(todo[0]))
-    limits = {address: worker["memory_limit"] for address, worker in client.scheduler_info(n_workers=-1)["workers"].items()}
-    small = [address for address, limit in limits.items() if limit and limit < needed]
+    limits = {name: worker["memory_limit"] for name, worker in client.scheduler_info(n_workers=-1)["workers"].items()}
+    small = [name for name, limit in limits.items() if limit and limit < needed]
     if small:
         raise InputError(
             f"{len(small)} of {len(limits)} workers have too little memory: {small[0]} has "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +15,13 @@ from data_pipeline.sources.climatologies import open_climatology
 from forecast.gate import Gate, GateSink, Report
 from forecast.inputs import Opened
 from forecast.plan import ForecastPlan
+from forecast.retention import SpaceError
 from forecast.rollout import Progress, run
 from forecast.sinks import ScoreSink, Sink, ZarrSink
 from forecast.states import Restarts, folder_of
 from verification.plan import MissingTruth
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 CLIMATOLOGY_BYTES = 512 << 20  # a climatology up to this size is kept in memory
 
 
@@ -65,17 +68,19 @@ class Made:
 
 
 def make(
-    plan: ForecastPlan, opened: Opened, outputs: Outputs, *, only: Collection[str] | None = None, devices: Sequence[str] = (),
+    plan: ForecastPlan, opened: Opened, outputs: Outputs, *, only: Collection[str] | None = None, gate: Gate | None = None,
+    devices: Sequence[str] = (),
     report: Callable[[Progress], None] = lambda progress: None, remark: Callable[[str], None] = lambda text: None,
 ) -> Made:  # fmt: skip
-    """Carry out a plan: the gate first, then whatever keeps something. only: the parts of this process, see `ZarrSink`.
+    """Carry out a plan: the gate first, then whatever keeps something. only: the parts of this process, see `ZarrSink`. gate: of
+    this plan, where there is one already.
 
     remark: told when memory runs out; the store keeps it too. Raises GateError, and publishes nothing, if the gate refuses.
     """
-    gate = GateSink(Gate.of(opened.generators[0].spec, plan, opened.analysis), strict=outputs.strict)
-    store = None if outputs.store is None else ZarrSink(outputs.store, only=only, gate=gate)
+    gates = GateSink(gate or Gate.of(opened.generators[0].spec, plan, opened.analysis), strict=outputs.strict)
+    store = None if outputs.store is None else ZarrSink(outputs.store, only=only, gate=gates)
     scores = None if outputs.scores is None else outputs.scores.sink()
-    sinks: list[Sink] = [sink for sink in (gate, store, scores) if sink is not None]
+    sinks: list[Sink] = [sink for sink in (gates, store, scores) if sink is not None]
 
     def remarked(text: str) -> None:
         remark(text)
@@ -86,8 +91,15 @@ def make(
     options: dict[str, Any] = {"boundary": opened.boundary, "initial": opened.initial, "devices": devices}
     try:
         run(opened.generators, opened.analysis, plan, sinks, restarts=restarts, report=report, remark=remarked, **options)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise SpaceError(
+            f"{outputs.store or 'scores'}: {error.strerror}; what is done stays, and the same command continues once there "
+            "is room"
+        ) from error
     finally:
         for sink in (store, scores):
             if sink is not None:
                 sink.release()
-    return Made(gate.report, None if scores is None else scores.state)
+    return Made(gates.report, None if scores is None else scores.state)

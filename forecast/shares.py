@@ -10,8 +10,8 @@ import itertools
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from data_pipeline import store
 from data_pipeline.errors import InputError
@@ -21,7 +21,8 @@ from forecast.sampler import IN_FLIGHT
 Task = tuple[str, ...]  # names of parts that are made together
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Share:
     """One of `count` processes, numbered from 1."""
 
     number: int
