@@ -90,6 +90,7 @@ def serve(
     Stay, and make every run as it becomes due. Ctrl-C or SIGTERM: stop after the present step; what is staged goes on next time.
     A second one aborts.
     """
+    from data_pipeline.errors import PlumecastError
     from forecast.cycle import status, verify, worker
 
     write = status.Writer()
@@ -105,10 +106,13 @@ def serve(
         fresh = bool(names - known)
         known.update(names)
         if fresh and verify_runs:
-            verify.verify(job)
+            try:
+                verify.verify(job)
+            except PlumecastError as error:
+                typer.echo(f"not verified: {error}", err=True)
             write(job)
 
-    worker.serve(job, show)
+    worker.serve(job, show, lambda text: typer.echo(text, err=True))
     typer.echo(f"stopped by {job.stop.reason}; what is staged goes on at the next start")
     raise typer.Exit(130)
 
@@ -225,7 +229,8 @@ def _job(recipe: Path, settings: list[str] | None, now: str | None, writer: Writ
     clock = clocks.Clock()
     if now is not None:
         try:
-            clock = clocks.fixed(dt.datetime.fromisoformat(now))
+            given = dt.datetime.fromisoformat(now)
+            clock = clocks.fixed(given.astimezone(dt.UTC).replace(tzinfo=None) if given.tzinfo else given)
         except ValueError:
             raise InputError(f"--now {now!r}: expected a time in UTC, as 2005-03-01T06:00") from None
     ledger = Ledger(ledger_path(found.place), clock)

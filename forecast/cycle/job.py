@@ -89,12 +89,13 @@ class Job:
         return self.state_folder / "logs" / f"{'schedule' if init is None else init_name(init)}.jsonl"
 
     def log(self, init: dt.datetime | None, event: str, **facts: Any) -> None:
-        """Append one line. One write of one line: lines of two processes do not mix."""
+        """Append one line, in one write: those of two processes do not mix. A full disk keeps no line, and stops nothing."""
         path = self.log_path(init)
-        path.parent.mkdir(parents=True, exist_ok=True)
         line = {"at": self.clock.now().isoformat(timespec="seconds"), "event": event, **plain(facts)}
-        with path.open("ab", buffering=0) as file:
-            file.write(json.dumps(line).encode() + b"\n")
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab", buffering=0) as file:
+                file.write(json.dumps(line).encode() + b"\n")
 
 
 def ledger_path(archive: Archive) -> Path:

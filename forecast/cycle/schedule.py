@@ -53,6 +53,7 @@ def open_inits(job: Job, now: dt.datetime) -> tuple[list[dt.datetime], list[dt.d
 def update(job: Job, now: dt.datetime) -> list[dt.datetime]:
     """Enter new cycles, skip stale ones, take up those that are not stale after all; returns the newly skipped."""
     fresh, late = open_inits(job, now)
+    newest = newest_due(job.recipe.schedule, now)
     known = {cycle.init: cycle for cycle in job.ledger.cycles()}
     for init in fresh:
         cycle = known.get(init)
@@ -62,7 +63,7 @@ def update(job: Job, now: dt.datetime) -> list[dt.datetime]:
             job.ledger.move(init, "pending", "not stale by the clock as it is now", next_try=None)
     skipped = [init for init in late if init not in known and job.ledger.register(init, "skipped", _why(job, init, now))]
     for init, cycle in known.items():
-        gone_by = fresh and init < fresh[0] and init not in fresh
+        gone_by = init <= newest and init not in fresh
         if gone_by and cycle.state in OPEN and not cycle.asked and job.ledger.move(init, "skipped", _why(job, init, now, cycle)):
             skipped.append(init)
     return sorted(skipped)

@@ -9,6 +9,7 @@ import contextlib
 import datetime as dt
 import functools
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -199,9 +200,10 @@ def _beating(stage: Stage) -> Iterator[None]:
 
     def beat() -> None:
         while not ended.wait(LEASE_SECONDS / 4):
-            if not stage.job.ledger.beat(stage.lease):
-                stage.lost.set()
-                return
+            with contextlib.suppress(sqlite3.OperationalError):  # a full disk, or a file locked for long: the next beat may do
+                if not stage.job.ledger.beat(stage.lease):
+                    stage.lost.set()
+                    return
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

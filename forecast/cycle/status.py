@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import threading
@@ -40,9 +41,6 @@ def collect(job: Job) -> dict[str, Any]:
     """The status as plain data. Ages and delays in hours, durations in seconds, times in UTC."""
     now, latest = job.clock.now(), job.archive.latest()
     cycles = job.ledger.cycles(SHOWN)
-    events: dict[dt.datetime, list[Event]] = {}
-    for event in job.ledger.events():
-        events.setdefault(event.init, []).append(event)
     coming, coming_at = schedule.next_due(job.recipe.schedule, now)
     counts = dict.fromkeys(LABELS.values(), 0)
     for cycle in job.ledger.cycles():
@@ -58,7 +56,7 @@ def collect(job: Job) -> dict[str, Any]:
             "latest": None if latest is None else _latest(job, latest, now, cycles),
             "next": {"init": init_name(coming), "due_at": _iso(coming_at), "hours": _hours(coming_at - now)},
             "running": next((_running(cycle) for cycle in reversed(cycles) if cycle.state == "running"), None),
-            "cycles": [_row(job, cycle, events.get(cycle.init, [])) for cycle in cycles],
+            "cycles": [_row(job, cycle, job.ledger.events(cycle.init)) for cycle in cycles],
             "counts": counts,
             "disk_free_bytes": retention.free_bytes(job.archive.folder),
             "runs": len(job.archive.runs()),
@@ -189,7 +187,7 @@ class Writer:
         self._lock = threading.Lock()
 
     def __call__(self, job: Job) -> None:
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # a full disk: the run matters more
             self._last = job.clock.elapsed()
             write(job)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sqlite3
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,14 +73,18 @@ def _check_recipe(job: Job) -> None:
     content_recipe(job)
 
 
-def serve(job: Job, show: Callable[[Job], None] = lambda job: None) -> None:
-    """Tick for ever, asleep until the next due time. Returns when asked to stop."""
+def serve(job: Job, show: Callable[[Job], None] = lambda job: None, remark: Callable[[str], None] = lambda text: None) -> None:
+    """Tick for ever, asleep until the next due time. Returns when asked to stop. remark: told what could not even be logged."""
     while not job.stop.reason:
         try:
             tick(job, show)
+            seconds = seconds_to_next(job)
         except Stopped:
             break
-        job.stop.wait(seconds_to_next(job))
+        except (OSError, sqlite3.OperationalError) as error:  # a full disk, say: nothing can be noted, but it may pass
+            remark(f"{type(error).__name__}: {error}; trying again in {AWAKE_SECONDS:g} s")
+            seconds = AWAKE_SECONDS
+        job.stop.wait(seconds)
     job.log(None, "stopped", reason=job.stop.reason)
     show(job)
 
