@@ -77,7 +77,7 @@ def run(plan: Plan, out: str | Path, report: Report = lambda done, total: None) 
         _write(plan, built, report)
         _as_netcdf(built, out)
     shutil.rmtree(built, ignore_errors=True)
-    for stale in out.parent.glob(f"{out.name}.*.partial"):  # of runs that were killed
+    for stale in out.parent.glob(f"{out.name}.*[0-9].partial"):  # of runs that were killed
         stale.unlink()
     return out
 

