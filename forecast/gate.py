@@ -184,8 +184,10 @@ class Gate:
         if before is not None:
             findings += _still(where, fields, before, low, high)
         findings += self._drizzle(where, fields)
-        shares = {c: float(self._areas[points].sum()) for c, points in under.items()}
-        return findings + [where.one("terrain", "note", 0, c, share, 0) for c, share in shares.items() if share > 0]
+        for c, points in under.items():
+            shares = (points * self._areas).sum(axis=(-2, -1))
+            findings += [where.one("terrain", "note", m, c, shares[m], 0) for m in np.flatnonzero(shares)]
+        return findings
 
     def _ranges(
         self, where: _Where, fields: np.ndarray, low: np.ndarray, high: np.ndarray, under: Mapping[int, np.ndarray]
@@ -199,7 +201,7 @@ class Gate:
                 (low, known.valid_range[0], np.less), (high, known.valid_range[1], np.greater)
             ):  # fmt: skip
                 for m in np.flatnonzero(beyond(extreme[:, c], limit)):
-                    hidden = c in under and not beyond(fields[m, c][~under[c]], limit).any()  # extrapolated, in the rock
+                    hidden = c in under and not beyond(fields[m, c][~under[c][m]], limit).any()  # extrapolated, in the rock
                     found.append(where.one("range", "note" if hidden else "fail", m, c, float(extreme[m, c]), limit))
         return found
 
@@ -244,12 +246,14 @@ class Gate:
         for c, channel in enumerate(self.plan.channels):
             if channel.label in known:
                 share, limit = _drizzle(fields[:, c]), known[channel.label] + DRIZZLE_EXCESS
-                if share.mean() > limit:
-                    found.append(where.one("drizzle", "warn", int(share.argmax()), c, float(share.max()), limit))
+                found += [where.one("drizzle", "warn", m, c, share[m], limit) for m in np.flatnonzero(share > limit)]
         return found
 
     def _under(self, fields: np.ndarray) -> dict[int, np.ndarray]:
-        """Points under the terrain of each channel on a pressure level, by its own geopotential or a standard atmosphere's."""
+        """Points (member, ...) of each channel on a pressure level that lie under the terrain.
+
+        By the member's own geopotential, or that of a standard atmosphere.
+        """
         if self.orography is None:
             return {}
         places = {channel.label: c for c, channel in enumerate(self.plan.channels)}
@@ -257,8 +261,8 @@ class Gate:
         for c, channel in enumerate(self.plan.channels):
             if channel.level is not None:
                 own = places.get(f"geopotential_{channel.level}")
-                height = fields[:, own].mean(axis=0) if own is not None else standard_geopotential(channel.level)
-                found[c] = self.orography > height
+                height = standard_geopotential(channel.level) if own is None else fields[:, own]
+                found[c] = np.broadcast_to(self.orography > height, (len(fields), *self.plan.grid.shape))
         return found
 
 
