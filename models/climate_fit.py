@@ -78,21 +78,25 @@ def fit_climate(
     of the analyses in the second half of roll-outs of `days`.
 
     One member from each of `inits` dates spread over the training period, compared with the truth at the same valid times; after
-    each of `rounds` roll-outs gains and offsets move against what was found. The best round is kept. Offsets are for channels
-    that are fed back and not conserved. conserve: channels whose global mean is kept from now on, see `FieldOptions`. The noise
-    is scaled as the checkpoint says. What was fitted stands in the provenance; a sample forecast is dropped, as it is another
-    forecast now. Raises InputError if the period is not in the analysis, GateError if a roll-out is not finite.
+    each of `rounds` roll-outs gains and offsets move against what was found. The best round is kept. Diagnostic channels are left
+    alone (gains of rain made its CRPS on the planet's validation dates 1.7 % worse), conserved ones get no offset. conserve:
+    channels whose global mean is kept from now on, see `FieldOptions`. The noise is scaled as the checkpoint says. What was
+    fitted stands in the provenance; a sample forecast is dropped, as it is another forecast now. Raises InputError if the period is not in the analysis, GateError if a roll-out is not finite.
     """
     header, tensors = read_tensors(checkpoint)
     source = load(checkpoint, precision=precision)
     options = {**source.spec.options, "climate_correction": True}
-    options |= {"conserve": list(conserve)} if conserve else {}
+    options["conserve"] = list(conserve or options.get("conserve", ()))
     spec = replace(source.spec, options=options)
     generator, name, correction = _corrected(spec, source, precision)
     steps = round(days * 24 / spec.step_hours)
     sample, scale = _sample(spec, analysis, steps, inits), float(source.provenance.get("noise_scale", 1.0))
     truth = _Climate.of(spec, sample.targets[:, steps // 2 :])
-    fit = _Fit(correction, torch.tensor([_fed_back(spec, label) for label in spec.channels]), RATES[1] if _recurs(spec) else ONCE)
+    shifted = torch.tensor(
+        [_recurs(spec) and label not in (*spec.diagnostic, *spec.options["conserve"]) for label in spec.channels]
+    )
+    shaped = torch.tensor([label not in spec.diagnostic for label in spec.channels])
+    fit = _Fit(correction, shaped, shifted, RATES[1] if _recurs(spec) else ONCE)
     for done in range(1, rounds + 1):
         found = truth.departure(_Climate.of(spec, _late(generator, sample, seed, scale)))
         if not np.isfinite(found.miss):
@@ -111,13 +115,8 @@ def fit_climate(
 
 
 def _recurs(spec: Spec) -> bool:
-    """Whether the correction acts on what the next step starts from."""
+    """Whether the correction acts on what the next step starts from. Otherwise an offset would shift the first lead too."""
     return spec.family != "latent_diffusion"
-
-
-def _fed_back(spec: Spec, label: str) -> bool:
-    """Whether an offset acts on a channel's roll-out: with latents it would shift what is decoded, at the first lead too."""
-    return _recurs(spec) and label not in (*spec.diagnostic, *spec.options.get("conserve", ()))
 
 
 def _corrected(spec: Spec, source: Generator, precision: Precision) -> tuple[Generator, str, ClimateCorrection]:
@@ -154,8 +153,8 @@ class _Climate:
 class _Fit:
     """Gains and offsets moved against departures, each at its own rate: it grows while the sign stays, and halves at a turn."""
 
-    def __init__(self, correction: ClimateCorrection, free: Tensor, rate: float) -> None:
-        self.correction, self.free, self.misses = correction, free, list[float]()
+    def __init__(self, correction: ClimateCorrection, shaped: Tensor, shifted: Tensor, rate: float) -> None:
+        self.correction, self.shaped, self.shifted, self.misses = correction, shaped, shifted, list[float]()
         self.rates = [torch.full_like(correction.gain, rate), torch.full_like(correction.offset, OFFSET_RATES[1])]
         self.before = [torch.zeros_like(rate) for rate in self.rates]
         self.best = (correction.gain.clone(), correction.offset.clone())
@@ -170,9 +169,9 @@ class _Fit:
         self._adapt(0, power, RATES)
         self._adapt(1, mean, OFFSET_RATES)
         moved = gain.log() - torch.where(power.abs() > CLOSE, self.rates[0] * power.clamp(-2, 2), 0.0)
-        moved[:, :FIRST_WAVE] = 0.0
+        moved[:, :FIRST_WAVE], moved[~self.shaped] = 0.0, 0.0
         gain.copy_(moved.exp().clamp(*LIMITS))
-        offset.sub_(torch.where(self.free, self.rates[1] * mean, 0.0))
+        offset.sub_(torch.where(self.shifted, self.rates[1] * mean, 0.0))
 
     def _adapt(self, i: int, now: Tensor, limits: tuple[float, float, float]) -> None:
         factor = 1 + 0.4 * (now * self.before[i] > 0).float() - 0.5 * (now * self.before[i] < 0).float()
