@@ -81,7 +81,8 @@ def fit_climate(
     each of `rounds` roll-outs gains and offsets move against what was found. The best round is kept. Diagnostic channels are left
     alone (gains of rain made its CRPS on the planet's validation dates 1.7 % worse), conserved ones get no offset. conserve:
     channels whose global mean is kept from now on, see `FieldOptions`. The noise is scaled as the checkpoint says. What was
-    fitted stands in the provenance; a sample forecast is dropped, as it is another forecast now. Raises InputError if the period is not in the analysis, GateError if a roll-out is not finite.
+    fitted stands in the provenance; a sample forecast is dropped, as it is another forecast now. Raises InputError if the period
+    is not in the analysis, GateError if a roll-out is not finite.
     """
     header, tensors = read_tensors(checkpoint)
     source = load(checkpoint, precision=precision)
