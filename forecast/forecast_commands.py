@@ -92,7 +92,9 @@ def forecast(
     no_store: Annotated[bool, typer.Option("--no-store", help="keep no fields, only the scores", rich_help_panel=KEPT)] = False,
     keep_states: Annotated[
         bool,
-        typer.Option("--keep-states", help="keep each member's last state, to add leads later from there", rich_help_panel=KEPT),
+        typer.Option(
+            "--keep-states", help="keep each member's last state beside the store, to add leads from there", rich_help_panel=KEPT
+        ),
     ] = False,
     score_against: Annotated[
         Path | None,
@@ -198,11 +200,16 @@ def forecast(
         beside = target.parent.parent if target.parent.name == "forecasts" else target.parent
         state = scores or beside / "scores" / f"{target.stem}.scores.zarr"
     kept = Outputs(
-        None if no_store else target, not no_gate, keep_states,
+        None if no_store else target, not no_gate, keep_states or work.has_states,
         None if state is None or score_against is None
         else Scores(state, score_against, climatology, None if event is None else tuple(event)),
     )  # fmt: skip
     typer.echo(headline(plan, state if no_store else target))
+    if work.goes_on and not work.has_states:
+        typer.echo(
+            "states of the last leads were not kept (--keep-states): the leads that are there are computed again, with the same "
+            "numbers, and only the new ones are written"
+        )
     if dry_run:
         seconds = None if work.is_done else measured_seconds(work, inputs.open(devices[0]), devices if len(devices) > 1 else ())
         show(table_console(), work, kept, seconds)

@@ -20,6 +20,7 @@ from forecast.outputs import Outputs
 from forecast.plan import ForecastPlan
 from forecast.retention import SpaceError, free_bytes
 from forecast.sampler import Sampler
+from forecast.states import folder_of
 
 RATE_STEPS = 3  # that are made for the rate; the first warms up
 MANIFEST_BYTES = 200  # of a chunk, in the manifest and the markers
@@ -27,20 +28,27 @@ MANIFEST_BYTES = 200  # of a chunk, in the manifest and the markers
 
 @dataclass(frozen=True)
 class Work:
-    """What is left of a plan. held: bool (time, lead, member), what is on the disk."""
+    """What is left of a plan. held: bool (time, lead, member), what is on the disk. has_states: of the last leads, beside it."""
 
     plan: ForecastPlan
     held: np.ndarray
     step: np.timedelta64
     old: Published | None
     parts_done: int
+    has_states: bool = False
 
     @property
     def passes(self) -> int:
-        """Members through a network for one step; without kept states from the first step on, up to the last lead that lacks."""
-        steps = np.round(self.plan.leads / self.step).astype(int)
-        last = np.where(~self.held, steps[None, :, None], 0).max(axis=1)
-        return int(last.sum())
+        """Members through a network for one step: up to the last lead that is missing, from the first step or a kept state on."""
+        steps = np.round(self.plan.leads / self.step).astype(int)[None, :, None]
+        last = np.where(self.held, 0, steps).max(axis=1)
+        first = np.where(self.held, steps.max() + 1, steps).min(axis=1)
+        return int((last - (first - 1 if self.has_states else 0))[last > 0].sum())
+
+    @property
+    def goes_on(self) -> bool:
+        """True if leads are added to members that have others."""
+        return bool((self.held.any(axis=1) & ~self.held.all(axis=1)).any())
 
     @property
     def bytes(self) -> int:
@@ -73,7 +81,7 @@ def work_left(plan: ForecastPlan, path: Path | None, step: np.timedelta64) -> Wo
             if part.name in names:
                 done += 1
                 held[part.row, :, part.members] = True
-    return Work(plan, held, step, old, done)
+    return Work(plan, held, step, old, done, folder_of(path).is_dir())
 
 
 def require_space(work: Work, path: Path) -> None:
@@ -127,7 +135,8 @@ def show(console: Console, work: Work, outputs: Outputs, seconds: float | None) 
     }
     if outputs.store is not None:
         free = free_bytes(outputs.store.parent)
-        rows["store"] = f"{outputs.store}: {_state(work, outputs.store)}"
+        rows["store"] = str(outputs.store)
+        rows[""] = _state(work, outputs.store)
         rows["disk"] = f"{work.bytes / 1e6:,.1f} MB at most (before compression), {free / 1e6:,.0f} MB free"
     if outputs.scores is not None:
         rows["scores"] = f"{outputs.scores.out}, against {outputs.scores.truth}"

@@ -51,8 +51,7 @@ def test_a_fault_of_the_writer_ends_the_next_call() -> None:
     with pytest.raises(OSError, match="a bad disk"):
         background.flush()
     background.put(broken)
-    while not background._waiting[0].done():
-        pass
+    background._waiting[0].exception()  # waits for it
     with pytest.raises(OSError, match="a bad disk"):
         background.put(int)
     background.stop()
