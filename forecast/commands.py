@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from forecast import calibration_commands, forecast_commands, product_commands, state_commands, store_commands
+from forecast import calibration_commands, forecast_commands, state_commands, store_commands
 from forecast.cycle import commands as cycle_commands
+from forecast.products import commands as product_commands
 
 if TYPE_CHECKING:
     import xarray as xr

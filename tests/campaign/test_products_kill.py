@@ -25,8 +25,8 @@ import numpy as np
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel
 from data_pipeline.templates import forecast_dataset
-from forecast import products
-from forecast.product_recipe import Place, ProductsSection, TrackSection
+from forecast.products import making as products
+from forecast.products.recipe import Place, ProductsSection, TrackSection
 products.PART_BYTES = 1
 rng = np.random.default_rng(0)
 grid = Grid.named("64x32")

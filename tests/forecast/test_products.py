@@ -22,10 +22,10 @@ from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel
 from data_pipeline.store import open_store, verify_store, write_dataset
 from data_pipeline.templates import forecast_dataset
-from forecast import conditions, products
-from forecast import ensemble_statistics as statistics
-from forecast.product_plan import make_plan
-from forecast.product_recipe import Place, ProductsSection, StampSection, TrackSection, read_products
+from forecast.products import conditions, statistics
+from forecast.products import making as products
+from forecast.products.plan import make_plan
+from forecast.products.recipe import Place, ProductsSection, StampSection, TrackSection, read_products
 from verification import quantiles as verified
 from verification.neighbourhood import fractions
 
@@ -352,8 +352,8 @@ def test_one_member_has_no_spread(forecast: xr.Dataset, tmp_path: Path) -> None:
 def test_blocks_do_not_change_the_products(
     forecast: xr.Dataset, made: xr.Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("forecast.product_plan.BLOCK_BYTES", 1)
-    monkeypatch.setattr("forecast.product_reading.CLIMATE_BYTES", 1)
+    monkeypatch.setattr("forecast.products.plan.BLOCK_BYTES", 1)
+    monkeypatch.setattr("forecast.products.reading.CLIMATE_BYTES", 1)
     section = ProductsSection(
         channels=[T2M, RAIN], derived=["total_precipitation_24hr"],
         thresholds=["max(2m_temperature, 2d) > 300 K", "2m_temperature > q95"], tracks=TrackSection(lifetime="12h"),

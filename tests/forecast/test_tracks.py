@@ -12,9 +12,10 @@ from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel
 from data_pipeline.store import open_store
 from data_pipeline.templates import forecast_dataset
-from forecast import products, tracks
-from forecast.points import unit_vectors
-from forecast.product_recipe import ProductsSection, TrackSection
+from forecast.products import making as products
+from forecast.products import tracks
+from forecast.products.points import unit_vectors
+from forecast.products.recipe import ProductsSection, TrackSection
 from verification.neighbourhood import EARTH_RADIUS_KM
 
 COARSE, FINE = Grid.named("64x32"), Grid.named("120x61")

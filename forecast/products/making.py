@@ -1,9 +1,7 @@
-"""Products of an ensemble: statistics, probabilities, EFI, plumes, stamps, tracks, as one CF store that explains itself.
+"""The products of a forecast, made: quantity by quantity, some leads of one initialisation at a time with all their members.
 
-    products.make("forecasts/crps.zarr", "products.zarr", climatology="climatology.zarr")
-
-Quantity by quantity, some leads of one initialisation at a time with all their members: memory does not grow with leads or
-initialisations. Killed and run again, it goes on with the part that it was at; a finished store is left alone.
+Memory does not grow with leads or initialisations. Killed and run again, it goes on with the part that it was at; a finished
+store is left alone.
 """
 
 from __future__ import annotations
@@ -25,13 +23,12 @@ from data_pipeline.disk import sync
 from data_pipeline.errors import InputError
 from data_pipeline.recipe import differences, fingerprint
 from data_pipeline.regrid import regrid
-from forecast import ensemble_statistics as statistics
-from forecast import tracks
-from forecast.conditions import Event
-from forecast.points import PARTNERS
-from forecast.product_layout import BOX, attributes, chunks, levels_of, template
-from forecast.product_plan import PRESSURE, Plan, Task, make_plan
-from forecast.product_recipe import Place, ProductsSection, of_recipe, read_products
+from forecast.products import statistics, tracks
+from forecast.products.conditions import Event
+from forecast.products.layout import BOX, attributes, chunks, levels_of, template
+from forecast.products.plan import PRESSURE, Plan, Task, make_plan
+from forecast.products.points import PARTNERS
+from forecast.products.recipe import Place, ProductsSection, of_recipe, read_products
 from verification.neighbourhood import fractions
 
 PART_BYTES = 512 << 20  # of members read for a part; a killed run reads at most so much again, or one quantity

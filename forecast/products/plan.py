@@ -14,12 +14,12 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.regrid import regrid
 from data_pipeline.schema import channels_of
-from forecast.conditions import Event, How, parse_all
-from forecast.ensemble_statistics import LOWER, UPPER, position_of
-from forecast.points import Points, locate, read_places
-from forecast.product_checks import Levels, efi_of, events_of, quantity_of, resolve
-from forecast.product_reading import Climate, Members, opened_climatology, opened_forecast
-from forecast.product_recipe import Place, ProductsSection, StampSection, TrackSection
+from forecast.products.checks import Levels, efi_of, events_of, quantity_of, resolve
+from forecast.products.conditions import Event, How, parse_all
+from forecast.products.points import Points, locate, read_places
+from forecast.products.reading import Climate, Members, opened_climatology, opened_forecast
+from forecast.products.recipe import Place, ProductsSection, StampSection, TrackSection
+from forecast.products.statistics import LOWER, UPPER, position_of
 
 BLOCK_BYTES = 96 << 20  # of the members of one variable that are held at once
 PRESSURE = "mean_sea_level_pressure"

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.regrid import WIND_PAIRS, with_pole_rows
-from forecast.product_recipe import Place
+from forecast.products.recipe import Place
 
 LAND = 0.5  # share of land from which a cell is land
 PARTNERS = {name: pair for pair in WIND_PAIRS for name in pair}

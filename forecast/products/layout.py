@@ -12,8 +12,8 @@ import xarray as xr
 from data_pipeline import store
 from data_pipeline.sources.accumulation import named_hours
 from data_pipeline.variables import lookup
-from forecast.conditions import HOW, Event
-from forecast.product_plan import PRESSURE, Plan, Task
+from forecast.products.conditions import HOW, Event
+from forecast.products.plan import PRESSURE, Plan, Task
 
 MISSING = "a point where a member is missing has no product"
 BOX = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # of the box and whiskers of a plume

@@ -19,8 +19,8 @@ from data_pipeline.sources.accumulation import named_hours, own_hours
 from data_pipeline.sources.climatologies import open_climatology
 from data_pipeline.store import is_store, read_manifest
 from data_pipeline.variables import lookup
-from forecast.conditions import How
-from forecast.ensemble_statistics import position_of
+from forecast.products.conditions import How
+from forecast.products.statistics import position_of
 from verification.derive import WINDS
 
 HOUR = np.timedelta64(1, "h")

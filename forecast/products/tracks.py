@@ -24,7 +24,7 @@ from scipy.spatial import cKDTree
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from forecast.points import unit_vectors
+from forecast.products.points import unit_vectors
 from verification.neighbourhood import EARTH_RADIUS_KM
 
 PERSISTENCE = 0.75  # of the last displacement that is expected again

@@ -9,10 +9,10 @@ import numpy as np
 from data_pipeline.schema import Channel
 from data_pipeline.sources.accumulation import named_hours
 from data_pipeline.variables import lookup
-from forecast.conditions import Event, Quantity, channel_of, parse_all
-from forecast.ensemble_statistics import position_of
-from forecast.product_reading import Climate, Members
-from forecast.product_recipe import ProductsSection
+from forecast.products.conditions import Event, Quantity, channel_of, parse_all
+from forecast.products.reading import Climate, Members
+from forecast.products.recipe import ProductsSection
+from forecast.products.statistics import position_of
 
 COMMON = (  # thresholds asked of any forecast that has the quantity
     "2m_temperature < 0 degC", "2m_temperature > 30 degC", "10m_wind_speed > 10 m s-1", "10m_wind_speed > 15 m s-1",

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     import numpy as np
 
-    from forecast.product_plan import Plan
+    from forecast.products.plan import Plan
 
 
 def products(
@@ -45,10 +45,10 @@ def products(
     from data_pipeline.errors import InputError
     from data_pipeline.opening import open_analysis
     from data_pipeline.progress import ProgressDisplay
-    from forecast import products as making
-    from forecast.points import parse_place, read_places
-    from forecast.product_plan import make_plan
-    from forecast.product_recipe import ProductsSection, read_products
+    from forecast.products import making
+    from forecast.products.plan import make_plan
+    from forecast.products.points import parse_place, read_places
+    from forecast.products.recipe import ProductsSection, read_products
 
     if recipe is None and settings:
         raise InputError("--set overrides a recipe: give one (--recipe)")
@@ -71,7 +71,7 @@ def products(
 
 def _described(plan: Plan) -> list[str]:
     """What will be made, for a person."""
-    from forecast.product_layout import template
+    from forecast.products.layout import template
 
     form = template(plan)
     size = sum(array.nbytes for array in form.data_vars.values()) / 1e6
