@@ -11,8 +11,8 @@ import xarray as xr
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.regrid import regrid
-from forecast.points import locate, parse_place, read_places
-from forecast.product_recipe import Place
+from forecast.products.points import locate, parse_place, read_places
+from forecast.products.recipe import Place
 
 GLOBE = Grid.named("64x32")
 WITH_POLES = Grid.named("48x25")
