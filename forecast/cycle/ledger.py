@@ -165,6 +165,14 @@ class Ledger:
             self._move(row, state, reason, **columns)
             return True
 
+    def forget(self, init: dt.datetime, reason: str) -> None:
+        """Take out a cycle that nobody runs; its events stay."""
+        with self._transaction():
+            row = self._row(init)
+            if not self._is_held(row):
+                self._event(row["init"], row["state"], "", reason, row["token"])
+                self._db.execute("DELETE FROM cycles WHERE init = ?", (row["init"],))
+
     def set(self, init: dt.datetime, **columns: Any) -> None:
         """Set columns that are no state."""
         with self._transaction():

@@ -63,6 +63,8 @@ def update(job: Job, now: dt.datetime) -> list[dt.datetime]:
             job.ledger.move(init, "pending", "not stale by the clock as it is now", next_try=None)
     skipped = [init for init in late if init not in known and job.ledger.register(init, "skipped", _why(job, init, now))]
     for init, cycle in known.items():
+        if init > newest and cycle.state in ("pending", "waiting", "skipped") and not cycle.asked:
+            job.ledger.forget(init, "entered while the clock was ahead")
         gone_by = init <= newest and init not in fresh
         if gone_by and cycle.state in OPEN and not cycle.asked and job.ledger.move(init, "skipped", _why(job, init, now, cycle)):
             skipped.append(init)
