@@ -291,8 +291,8 @@ def isolines(
         pixels.x, pixels.y, values, levels=there, colors=colour, linewidths=width, linestyles="solid", transform=ax.projection,
         zorder=4,
     )  # fmt: skip
-    for text in ax.clabel(drawn, fontsize=7, fmt="%g", inline_spacing=2):
-        text.set_path_effects([withStroke(linewidth=1.8, foreground="white", alpha=0.85)])
+    for text in ax.clabel(drawn, fontsize=7, fmt="%g", inline=False):
+        text.set_path_effects([withStroke(linewidth=2.4, foreground="white")])
         x, y = (text.get_position() - np.array([pixels.x[0], pixels.y[0]])) / (np.ptp(pixels.x), np.ptp(pixels.y))
         text.set_visible(0.02 < x < 0.98 and 0.02 < y < 0.98)
 

@@ -49,7 +49,7 @@ def draw_map(
         typer.Option("--variable", "--channel", help="as 2m_temperature or geopotential_500; repeat it for a meteogram"),
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="see below; default: ensemble, with --truth stamps, with --point plume")
+        str | None, typer.Option(help="of those above; default: ensemble, with --truth stamps, with --point plume")
     ] = None,
     lead: Annotated[str, typer.Option(help="as 5d or 36h")] = "1d",
     init: Annotated[str | None, typer.Option(help="initialisation, as 2007-01-05T00; the first unless given")] = None,
@@ -76,15 +76,15 @@ def draw_map(
     Example: plumecast map F.zarr --variable 2m_temperature --lead 5d --kind probability --threshold "30 degC" --out map.png
 
     \b
-    field        ensemble mean, or one member (--member 3); of products also any of their variables
+    field        ensemble mean, or --member 3; any variable of products
     ensemble     mean shaded, spread as lines
-    stamps       every member as a small map, with mean, spread and the truth (--truth)
-    spaghetti    the same few contours of every member (--threshold "5400 gpm" --threshold "5700 gpm")
-    probability  of passing --threshold; --below for falling below it
-    efi          extreme forecast index and shift of tails; of a forecast with --climatology
+    stamps       every member small, with mean, spread and --truth
+    spaghetti    the same few contours of every member; --threshold
+    probability  of passing --threshold, or --below it
+    efi          extreme forecast index; of a forecast: --climatology
     plume        every member at a --point through all leads
     meteogram    box and whiskers at a --point, a panel a variable
-    tracks       of lows in all members, over strike probability; of products (plumecast products F.zarr)
+    tracks       of lows in all members; of products alone
 
     plumecast map F.zarr --point Bergen,60.39,5.32 --kind meteogram --out bergen.pdf
 

@@ -38,7 +38,7 @@ from verification.shadings import (
     line_levels,
     spread_shading,
 )
-from verification.styles import Style, style_of
+from verification.styles import Style, readable_event, style_of
 from verification.track_maps import plot_tracks
 
 __all__ = [
@@ -220,7 +220,7 @@ def plot_probability(
     if threshold is None:
         if "number" in forecast.dims:
             raise InputError(f"probability of {name}: give threshold=, in SI units; the forecast has members")
-        chance, what = forecast, _sentence(str(forecast.attrs.get("long_name", "probability")))
+        chance, what = forecast, _sentence(readable_event(str(forecast.attrs.get("long_name", "probability")))) + _size(forecast)
     else:
         chance = probability(forecast, threshold, below=below)
         limit = _limit_name(style, threshold)

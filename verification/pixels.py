@@ -72,9 +72,9 @@ def sample(field: xr.DataArray, longitude: np.ndarray, latitude: np.ndarray) -> 
     values = field.transpose("latitude", "longitude").values.astype(np.float64)
     columns, rows = grid.longitude, grid.latitude
     if grid.circles:
+        rows, values = _with_poles(grid, values)
         columns = np.concatenate([[columns[-1] - 360], columns, [columns[0] + 360]])
         values = np.concatenate([values[:, -1:], values, values[:, :1]], axis=1)
-        rows, values = _with_poles(grid, values)
         longitude = (longitude - columns[0]) % 360 + columns[0]
     else:
         middle = (columns[0] + columns[-1]) / 2

@@ -64,7 +64,7 @@ def field_shading(style: Style, fields: Sequence[Field]) -> Shading:
     if style.symmetric:
         high = max(abs(low), abs(high))
         low = -high
-    levels = _levels(low, high, 20, style.steps)
+    levels = _levels(low, high, 18, style.steps)
     return Shading(levels, style.colours, style.heading, _open_ends(levels, *_range(fields, 0, 100)))
 
 
@@ -105,6 +105,6 @@ def _range(fields: Sequence[Field], low: float, high: float) -> tuple[float, flo
 
 
 def _levels(low: float, high: float, count: int, steps: Sequence[float] = (1, 2, 2.5, 5, 10)) -> tuple[float, ...]:
-    if high <= low:
-        high = low + max(abs(low), 1.0) * 1e-3
+    if high - low < 1e-6 * max(abs(low), abs(high)) or high == low:  # a constant, but for rounding
+        high = low + (abs(low) or 1.0) * 1e-3
     return tuple(np.round(MaxNLocator(count, steps=list(steps)).tick_values(low, high), 10).tolist())

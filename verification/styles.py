@@ -83,6 +83,15 @@ def style_of(label: str, units: str | None = None) -> Style:
     return Style(short, long_name, shown, style.factor, style.offset, style.cmap, style.symmetric, style.levels, style.steps)
 
 
+def readable_event(text: str) -> str:
+    """`probability of 2m_temperature > 30 degC` with the names of variables, and units, that people use."""
+    return re.sub(r"\w+", lambda match: _word(match[0]), readable_units(text))
+
+
+def _word(text: str) -> str:
+    return style_of(text).long_name if lookup(text) or lookup(Channel.parse(text).name) else text
+
+
 def readable_units(units: str) -> str:
     """`m2 s-2` as `m² s⁻²`, `degC` as `°C`, `1e-5 s-1` as `10⁻⁵ s⁻¹`."""
     text = units.replace("degC", "°C")
