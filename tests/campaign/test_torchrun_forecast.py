@@ -40,7 +40,7 @@ def forecast(folder: Path, module: tuple[str, ...], analysis: str, out: str, *mo
     words = ("plumecast", "forecast", analysis, "--checkpoint", "checkpoint.safetensors", "--days", "2", "--members", "40")
     return subprocess.run(
         [sys.executable, "-m", *module, *words, *DATES, "--no-gate", "--out", out, *more], cwd=folder, capture_output=True,
-        text=True, check=False, timeout=300, env=environment | {"PLUMECAST_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        text=True, check=False, timeout=900, env=environment | {"PLUMECAST_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 
