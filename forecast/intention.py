@@ -42,8 +42,8 @@ class Work:
         """Members through a network for one step: up to the last lead that is missing, from the first step or a kept state on."""
         steps = np.round(self.plan.leads / self.step).astype(int)[None, :, None]
         last = np.where(self.held, 0, steps).max(axis=1)
-        first = np.where(self.held, steps.max() + 1, steps).min(axis=1)
-        return int((last - (first - 1 if self.has_states else 0))[last > 0].sum())
+        begun = np.where(self.held, steps, 0).max(axis=1) if self.has_states else np.zeros_like(last)
+        return int((last - np.where(begun < last, begun, 0))[last > 0].sum())
 
     @property
     def goes_on(self) -> bool:
@@ -150,10 +150,7 @@ def show(console: Console, work: Work, outputs: Outputs, seconds: float | None) 
 def _time(seconds: float | None) -> str:
     if seconds is None or not np.isfinite(seconds):
         return "not measured"
-    minutes, rest = divmod(round(seconds), 60)
-    text = (
-        f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-    )
+    text = f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
     return f"about {text}, from {RATE_STEPS} steps measured just now (sampling only)"
 
 
