@@ -142,7 +142,7 @@ def plot_stamps(
     fields |= {f"member {forecast['number'].values[index]}": forecast.isel(number=index) for index in chosen}
     names = list(fields)
     names.insert(names.index("ensemble mean") + 1, "spread")
-    columns = _columns(len(names), _wide(forecast, frame))
+    columns = _columns(len(names), _wide(forecast, frame), frame.get("width", 11.0))
     page = _canvas(
         forecast, f"{style.long_name}, {size} members", title, shape=(-(-len(names) // columns), columns), bars=2,
         panels=len(names), titled=True, **{"width": max(min(2.4 * columns, 11.0), 4.8), "degrees": False, **frame},
@@ -271,10 +271,10 @@ def _canvas(field: xr.DataArray, what: str, title: str | None, *, shape: tuple[i
     return canvas(Grid.of(field), shape, title=what if title is None else title, note=note, **frame)
 
 
-def _columns(panels: int, wide: float) -> int:
-    """Columns of a sheet of panels that are `wide` times as wide as high: about 2:1 with few empty places."""
+def _columns(panels: int, wide: float, width: float) -> int:
+    """Columns of a sheet of panels `wide` times as wide as high: about 2:1, few empty places, none below 1.2 inches."""
     best = float(np.clip(np.sqrt(panels * 2.0 / wide), 2, 8))
-    return min(range(2, 9), key=lambda n: 0.5 * (-panels % n) + 1.5 * abs(n - best))
+    return min(range(2, max(int(width / 1.2), 2) + 1), key=lambda n: 0.5 * (-panels % n) + 1.5 * abs(n - best))
 
 
 def _wide(field: xr.DataArray, frame: dict[str, Any]) -> float:
