@@ -109,7 +109,7 @@ def test_a_part_that_kills_every_worker_ends_the_forecast_and_the_others_are_kep
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"{VICTIM}: every worker that made it died" in done.stderr
     assert "Traceback" not in done.stderr
-    assert len(list(ended.iterdir())) == 3
+    assert len(list(ended.iterdir())) >= 2, "it was not tried again"
     assert not is_store(out)
     assert plumecast(job, *FORECAST, *DATES, "--out", out).returncode == 0  # goes on with what the workers left
     assert contents(out) == whole
