@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.errors import PlumecastError
+from data_pipeline.errors import InputError, PlumecastError
 from forecast.archive import Archive, Run, discard
 
 MARGIN = 1.3  # free space over the estimate
@@ -56,7 +56,11 @@ def _superseded(run: Run, runs: Sequence[Run]) -> dt.datetime:
 
 
 def _published(run: Run) -> dt.datetime:
-    return dt.datetime.fromisoformat(run.manifest()["published_at"])
+    """A run whose manifest is damaged or gone stays, for a person to look at (`plumecast cycle check`)."""
+    try:
+        return dt.datetime.fromisoformat(run.manifest()["published_at"])
+    except (InputError, FileNotFoundError):
+        return dt.datetime.max
 
 
 def retain(archive: Archive, policy: Policy, now: dt.datetime) -> list[Run]:

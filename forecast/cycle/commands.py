@@ -161,17 +161,17 @@ def verify(recipe: Recipe, settings: Settings = None, now: Now = None) -> None:
     """
     from forecast.cycle import status as outputs
     from forecast.cycle import verify as scores
-    from forecast.cycle.page import hours
+    from forecast.cycle.page import hours, number
 
     job = _job(recipe, settings, now)
     card = scores.verify(job, typer.echo)
     outputs.write(job)
     typer.echo(f"{card['runs']} runs verified")
     for channel, own in card["channels"].items():
-        last = -1
+        crps, rmse, ratio = (number(own[name][-1]) for name in ("crps", "rmse", "ssr"))
         typer.echo(
-            f"  {channel} {hours(own['lead_hours'][last])}: fair CRPS {own['crps'][last]:.4g}, RMSE {own['rmse'][last]:.4g}, "
-            f"spread/skill {own['ssr'][last] or float('nan'):.3g}, bias {own['bias'][last]:+.3g}, n {own['n'][last]}"
+            f"  {channel} {hours(own['lead_hours'][-1])}: fair CRPS {crps}, RMSE {rmse}, spread/skill {ratio}, "
+            f"bias {number(own['bias'][-1], signed=True)}, n {own['n'][-1]}"
         )
     if card.get("in_sample"):
         typer.secho(card["in_sample_text"], fg="red")

@@ -2,7 +2,7 @@
 
 A lease is a fencing token, one higher each time it is taken, and a beat by the clock that only grows: no jump of the wall clock
 makes it old. It can be taken when its owner is known to be dead (its process, or the boot it belonged to), or when its beat has
-stood still longer than `LEASE_SECONDS`; of an owner on another machine, whose clock says nothing here, we watch the beat itself.
+stood still longer than `LEASE_SECONDS`; of an owner on another machine or in another container we watch the beat itself.
 Who has lost it learns so before publishing: the rename happens inside a transaction that has checked the token. WAL wants a local
 disk: on a network filesystem run one scheduler only.
 """
@@ -222,6 +222,12 @@ class Ledger:
             yield
             self._move(row, "published", reason, **columns)
 
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Meanwhile nobody publishes, or changes a state. For what takes a moment."""
+        with self._transaction():
+            yield
+
     def is_held(self, init: dt.datetime) -> bool:
         """True while a living process runs this cycle."""
         with self._transaction():
@@ -232,7 +238,7 @@ class Ledger:
             return False
         owner, here = json.loads(row["owner"]), json.loads(me())
         elapsed = self.clock.elapsed()
-        if owner["host"] == here["host"]:
+        if (owner["host"], owner.get("space")) == (here["host"], here["space"]):
             if owner["boot"] != here["boot"] or _started(owner["pid"]) != owner["started"]:
                 return False
             return elapsed - float(row["beat"]) <= LEASE_SECONDS
@@ -279,10 +285,11 @@ class Ledger:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk has ended it already, or left it open
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
 
 @functools.cache
@@ -306,6 +313,14 @@ def _started(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]
 
 
+@functools.cache
+def _space() -> str:
+    """Where process numbers count: containers of one host name have each their own."""
+    with contextlib.suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
+    return ""
+
+
 def _is_ours(row: sqlite3.Row, lease: Lease) -> bool:
     return row["token"] == lease.token and row["owner"] is not None
 
@@ -318,7 +333,7 @@ def _require_ours(row: sqlite3.Row, lease: Lease) -> None:
 def me() -> str:
     """This process as an owner."""
     pid = os.getpid()
-    return json.dumps({"host": socket.gethostname(), "boot": boot(), "pid": pid, "started": _started(pid)})
+    return json.dumps({"host": socket.gethostname(), "space": _space(), "boot": boot(), "pid": pid, "started": _started(pid)})
 
 
 def _describe(owner: str) -> str:

@@ -92,8 +92,8 @@ def _score_charts(card: dict[str, Any] | None) -> list[dict[str, Any]]:
         charts.append(
             {
                 "title": own["label"], "units": own["units"], "channel": channel,
-                "note": f"at {hours(own['lead_hours'][middle])}: spread/skill {_number(ratio)}, "
-                f"bias {_number(_scaled(own['bias'][middle], own['factor']), signed=True)} {own['units']}",
+                "note": f"at {hours(own['lead_hours'][middle])}: spread/skill {number(ratio)}, "
+                f"bias {number(_scaled(own['bias'][middle], own['factor']), signed=True)} {own['units']}",
                 "svg": lines_chart(own["lead_hours"], lines, SERIES, f"{own['label']} by lead"),
             }
         )  # fmt: skip
@@ -118,7 +118,7 @@ def _trends(card: dict[str, Any] | None) -> list[dict[str, Any]]:
         values = [_scaled(value, own["factor"]) for value in own["trend"]["crps"]][-SHOWN_TREND:]
         marked = own["trend"]["in_sample"][-SHOWN_TREND:]
         inits = own["trend"]["inits"][-SHOWN_TREND:]
-        titles = [f"{stamp(init)}: {_number(value)} {own['units']}" for init, value in zip(inits, values, strict=True)]
+        titles = [f"{stamp(init)}: {number(value)} {own['units']}" for init, value in zip(inits, values, strict=True)]
         svg = bars_chart(values, titles, ["alarm" if flag else "s0" for flag in marked], f"CRPS of {own['label']} by cycle")
         charts.append({"title": own["label"], "units": own["units"], "channel": channel, "svg": svg})
     return charts
@@ -150,7 +150,7 @@ def lines_chart(xs: list[float], lines: dict[str, list[float | None]], look: dic
         points = [(x, y, *at(x, y)) for x, y in zip(xs, values, strict=True) if y is not None]
         path = " ".join(f"{across:.1f},{up:.1f}" for _, _, across, up in points)
         parts.append(LINE.format(colour, path))
-        parts += [DOT.format(colour, across, up, f"{words} at {hours(x)}: {_number(y)}") for x, y, across, up in points]
+        parts += [DOT.format(colour, across, up, f"{words} at {hours(x)}: {number(y)}") for x, y, across, up in points]
     return _svg(parts, label)
 
 
@@ -203,7 +203,8 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _number(value: float | None, signed: bool = False) -> str:
+def number(value: float | None, signed: bool = False) -> str:
+    """Three digits; a dash where there is none, as of a lead that has no analysis yet."""
     if value is None:
         return "–"
     return f"{value:{'+' if signed else ''}.3g}"

@@ -30,7 +30,7 @@ from forecast.archive import Run, init_name
 from forecast.cycle import source
 from forecast.cycle.job import Job
 from forecast.cycle.ledger import LEASE_SECONDS, Lease, LeaseLost
-from forecast.cycle.recipe import ForecastSection
+from forecast.cycle.recipe import ForecastSection, ProductsSection
 
 if TYPE_CHECKING:
     from forecast.plan import ForecastPlan
@@ -123,14 +123,24 @@ def planned(
 def content_recipe(job: Job) -> dict[str, Any]:
     """What decides the content of a run: two runs of one initialisation with equal ones are equal."""
     section = job.recipe.forecast
-    products = job.recipe.products
     return {
         "model": job.archive.model,
         "forecast": section.model_dump(mode="json", exclude={"checkpoints", "device"}),
         "checkpoints": [generator.sha256 for generator in loaded(section)],
         "analyses": source.identity(job.recipe.analyses),
-        "products": None if products is None else products.model_dump(mode="json"),
+        "products": _products_content(job.recipe.products),
     }
+
+
+def _products_content(section: ProductsSection | None) -> dict[str, Any] | None:
+    """What is asked for and of which climate, wherever it lies. Raises InputError for a recipe or a climatology that is none."""
+    if section is None:
+        return None
+    from forecast.products.reading import opened_climatology
+    from forecast.products.recipe import read_products
+
+    asked = None if section.recipe is None else read_products(section.recipe).model_dump(mode="json")
+    return {"recipe": asked, "climatology": opened_climatology(section.climatology)[1], "format": section.format}
 
 
 def gate(path: Path, plan: ForecastPlan, spec: Spec, frames: xr.Dataset) -> dict[str, Any]:

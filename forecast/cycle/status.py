@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.disk import plain, read_json, write_bytes, write_json
+from data_pipeline.errors import PlumecastError
 from forecast import retention
 from forecast.archive import Run, init_name
 from forecast.cycle import schedule
@@ -187,9 +188,16 @@ class Writer:
         self._lock = threading.Lock()
 
     def __call__(self, job: Job) -> None:
-        with self._lock, contextlib.suppress(OSError):  # a full disk: the run matters more
+        with self._lock:
             self._last = job.clock.elapsed()
-            write(job)
+            try:
+                write(job)
+            except (
+                OSError,
+                sqlite3.OperationalError,
+                PlumecastError,
+            ) as error:  # a full disk, a damaged manifest: the runs go on
+                job.log(None, "status not written", reason=str(error))
 
     def sometimes(self, job: Job) -> None:
         if job.clock.elapsed() - self._last >= self.every:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import sqlite3
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from data_pipeline.disk import Lock
 from data_pipeline.errors import GateError, InputError, NotReadyError, PlumecastError
 from forecast import archive, retention
 from forecast.archive import Run, init_name
@@ -58,9 +60,11 @@ def tick(job: Job, show: Callable[[Job], None] = lambda job: None) -> list[Outco
         _check_recipe(job)
     for cycle in ready:
         job.stop.check()
-        outcomes.append(run_one(job, cycle.init))
-        _run_due_hooks(job)
-        show(job)
+        try:
+            outcomes.append(run_one(job, cycle.init))
+            _run_due_hooks(job)
+        finally:  # stopped too: nothing may be told to run that does not
+            show(job)
     _tidy(job)
     show(job)
     return outcomes
@@ -206,7 +210,8 @@ def _end(job: Job, lease: Lease, state: StateName, kind: str, reason: str, **col
 
 def settle(job: Job) -> None:
     """Let ledger and `latest` agree with what is published: a process may have been killed between the two."""
-    archive.point_latest(job.archive)
+    with job.ledger.exclusive():  # what was the newest run when we looked must not take the link from one published since
+        archive.point_latest(job.archive)
     published = {run.init: run for run in job.archive.runs()}
     for init, run in published.items():
         job.ledger.register(init, "published", "found in the archive")
@@ -219,12 +224,29 @@ def settle(job: Job) -> None:
 
 
 def _run_due_hooks(job: Job) -> None:
-    for cycle in job.ledger.cycles():
-        if cycle.hook in ("success", "failure", "stale"):
-            run = job.archive.find(cycle.init) if cycle.hook == "success" else None
-            when: When = cycle.hook  # type: ignore[assignment]
-            run_hooks(job, when, cycle.init, path=str(run.path) if run else "", state=cycle.state, reason=cycle.reason)
-            job.ledger.set(cycle.init, hook=None)
+    """Each once, whoever comes first; again only if it was killed in the midst."""
+    with _alone(job, "hooks") as alone:
+        for cycle in job.ledger.cycles() if alone else ():
+            if cycle.hook in ("success", "failure", "stale"):
+                run = job.archive.find(cycle.init) if cycle.hook == "success" else None
+                when: When = cycle.hook  # type: ignore[assignment]
+                run_hooks(job, when, cycle.init, path=str(run.path) if run else "", state=cycle.state, reason=cycle.reason)
+                job.ledger.set(cycle.init, hook=None)
+
+
+@contextlib.contextmanager
+def _alone(job: Job, task: str) -> Iterator[bool]:
+    """True while no other scheduler is at the same task; it will see to all of it, or the next tick does."""
+    try:
+        lock = Lock(job.state_folder / f"{task}.lock")
+    except InputError:
+        yield False
+        return
+    except OSError:  # a full disk: rather twice than never
+        yield True
+        return
+    with lock:
+        yield True
 
 
 def _tell_skipped(job: Job, skipped: list[dt.datetime]) -> None:
@@ -239,6 +261,12 @@ def _tell_skipped(job: Job, skipped: list[dt.datetime]) -> None:
 
 def _tidy(job: Job) -> None:
     """Retention, and staging that no cycle will come back to."""
+    with _alone(job, "tidy") as alone:
+        if alone:
+            _tidy_up(job)
+
+
+def _tidy_up(job: Job) -> None:
     for run in retention.retain(job.archive, job.recipe.retention.policy, job.clock.now()):
         job.log(run.init, "removed by retention", run=run.name)
     archive.empty_trash(job.archive)

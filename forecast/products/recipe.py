@@ -36,7 +36,7 @@ class StampSection(Section):
 
 
 class TrackSection(Section):
-    """[products.tracks]: lows of mean sea level pressure, followed through each member; see `forecast.tracks`.
+    """[products.tracks]: lows of mean sea level pressure, followed through each member; see `products.tracks`.
 
     depth_hpa: rise of pressure that closes the contour around a low within radius_km. speed_ms: fastest motion. lifetime: least,
     from first to last stamp. most: tracks kept of a member, the longest. strike_km, strike_window: a strike is a centre within
@@ -56,7 +56,7 @@ class ProductsSection(Section):
     """[products]: what to make. An empty list or `false` is none of a kind; left out, what the forecast allows.
 
     channels: labels or variables. derived: wind speeds and longer accumulations to treat like channels. quantiles: of the
-    ensemble. thresholds: events, see `forecast.conditions`. neighbourhood_km: beside each probability its mean within the
+    ensemble. thresholds: events, see `products.conditions`. neighbourhood_km: beside each probability its mean within the
     distance. efi: channels of EFI and SOT. points: a CSV or TOML file; place: points in the recipe itself. nearest_land: take the
     nearest land cell instead of interpolating.
     """

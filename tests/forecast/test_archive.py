@@ -199,6 +199,13 @@ def test_the_grace_counts_from_when_a_newer_run_came(place: Archive) -> None:
     assert retention.removable([first, second], second, policy, START + 31 * DAY) == [first]
 
 
+def test_a_run_with_a_damaged_manifest_stays_and_holds_up_nothing(place: Archive) -> None:
+    runs = [published(place, START + k * DAY) for k in range(4)]
+    (runs[1].path / "manifest.json").write_text("{")
+    (runs[2].path / "manifest.json").unlink()
+    assert retention.removable(runs, runs[-1], Policy(keep=1), START + 9 * DAY) == [runs[0]]
+
+
 def test_an_older_revision_goes_when_its_successor_is_kept(place: Archive) -> None:
     first, second = published(place, START), published(place, START, at=START + DAY, revision=2)
     assert retention.removable(place.runs(), place.latest(), Policy(keep=5), START + 2 * DAY) == [first]

@@ -218,3 +218,34 @@ def test_three_processes_publish_every_cycle_once(tmp_path: Path, hands: Hands) 
     assert [child.wait() for child in children] == [0, 0, 0]
     assert sorted((tmp_path / "done").read_text().split()) == sorted(names)
     book.close()
+
+
+def test_an_owner_in_another_container_of_the_same_name_is_not_dead(book: Ledger, hands: Hands) -> None:
+    taken(book)
+    as_owner(book, space="pid:[1]", pid=999_999_999)
+    assert book.take(FIRST) is None
+    hands.pass_by(dt.timedelta(seconds=LEASE_SECONDS + 1))
+    assert book.take(FIRST) is not None
+
+
+def test_a_commit_that_fails_leaves_the_ledger_usable(book: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        """A connection on a full disk: nothing can be committed."""
+
+        def __init__(self, db: sqlite3.Connection) -> None:
+            self.db = db
+
+        def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+            if statement == "COMMIT":
+                raise sqlite3.OperationalError("database or disk is full")
+            return self.db.execute(statement, *values)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.db, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(book, "_db", Full(book._db))
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            book.note("a", 1)
+    book.note("b", 2)
+    assert (book.noted("a"), book.noted("b")) == (None, 2)

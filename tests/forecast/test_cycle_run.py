@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import pytest
 import xarray as xr
 
 from data_pipeline import open_forecast
+from data_pipeline.disk import Lock
 from data_pipeline.errors import GateError, InputError
+from data_pipeline.recipe import fingerprint
 from data_pipeline.store import open_store
 from forecast import archive
-from forecast.cycle import stages, worker
+from forecast.cycle import stages, status, worker
 from forecast.cycle.job import Job, Stopped
 from forecast.cycle.ledger import Cycle, LeaseLost
 from forecast.retention import SpaceError
@@ -239,6 +242,24 @@ def test_a_fault_of_ours_is_in_the_log_and_does_not_end_the_schedule(
     assert "ZeroDivisionError" in logged(job, "error")[0]["trace"]
 
 
+@pytest.mark.parametrize("text", ["[products]\nefis = []\n", "[products]\nquantiles = [2]\n"])
+def test_a_fault_of_the_products_recipe_blames_no_cycle(world: World, jobs: Callable[..., Job], text: str) -> None:
+    (world.folder / "products.toml").write_text(f'name = "p"\n{text}')
+    job = jobs(products={"recipe": world.folder / "products.toml"})
+    with pytest.raises(InputError, match="products"):
+        worker.tick(job)
+    assert cycle_of(job).state == "pending"
+
+
+def test_another_products_recipe_is_another_run(world: World, jobs: Callable[..., Job]) -> None:
+    path = world.folder / "products.toml"
+    hashes = []
+    for level in (0.5, 0.9, 0.5):
+        path.write_text(f"name = 'p'\n[products]\nquantiles = [{level}]\n")
+        hashes.append(fingerprint(stages.content_recipe(jobs(products={"recipe": path}))))
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
 def test_a_fault_of_the_recipe_blames_no_cycle(jobs: Callable[..., Job]) -> None:
     job = jobs(forecast={"checkpoints": ("nowhere.safetensors",)})
     with pytest.raises(InputError, match=r"nowhere\.safetensors not found"):
@@ -367,6 +388,42 @@ def test_hooks_hear_of_it_and_cannot_harm_it(world: World, jobs: Callable[..., J
     assert cycle_of(job).hook is None
     worker.tick(job)
     assert len(logged(job, "hook on success")) == 3
+
+
+def test_hooks_that_another_scheduler_runs_are_left_to_it(world: World, jobs: Callable[..., Job]) -> None:
+    mark = world.folder / "hooked"
+    job = jobs(hooks={"success": [["sh", "-c", f"echo >> {mark}"]]})
+    with Lock(job.state_folder / "hooks.lock"):
+        worker.tick(job)
+        assert not mark.exists()
+    worker.settle(job)
+    worker.settle(job)
+    assert mark.read_text() == "\n"
+
+
+def test_a_damaged_manifest_of_the_latest_run_stops_no_schedule(world: World, jobs: Callable[..., Job]) -> None:
+    job = jobs()
+    write = status.Writer()
+    worker.tick(job, write)
+    (job.archive.folder / "20010103T00" / "manifest.json").write_text("{")
+    world.hands.pass_by(HALF_DAY)
+    assert kinds(worker.tick(job, write)) == [("03T12", "published")]
+
+
+def test_the_link_does_not_go_back_to_a_run_that_was_the_newest_before(
+    jobs: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, other = jobs(), jobs()
+    real = archive.point_latest
+
+    def blocked(place: archive.Archive) -> archive.Run | None:
+        other.ledger._db.execute("PRAGMA busy_timeout = 0")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.ledger.note("publishing", 1)
+        return real(place)
+
+    monkeypatch.setattr(archive, "point_latest", blocked)
+    worker.settle(job)
 
 
 def test_a_hook_that_hangs_is_stopped(jobs: Callable[..., Job]) -> None:
