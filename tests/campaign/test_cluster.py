@@ -123,7 +123,7 @@ def test_processes_of_this_machine_make_the_same_bytes(job: Path, whole: dict[st
 
 def test_a_wrong_analysis_is_one_message_and_nothing_is_published(job: Path) -> None:
     data = weather(steps=60)
-    data["2m_temperature"][24] = np.nan
+    data["2m_temperature"][22] = np.nan  # 2001-01-12T00, one of the initialisations
     write_dataset(job / "spoiled.zarr", data, data.attrs)
     done = plumecast(job, "forecast", "spoiled.zarr", *FORECAST[2:], *DATES, "--out", "spoiled_forecast.zarr", "--workers", "2")
     assert done.returncode == 4, done.stdout + done.stderr
