@@ -2,6 +2,7 @@
 
 recipe   what a schedule is made of            ledger    who runs what: states, leases, events (SQLite)
 source   where analyses come from              schedule  which cycles are due, stale, to be caught up
+states   where the members start from          verify    scores and consistency of past runs
 stages   one run, from data to publication     worker    tick and serve: take, run, retry, hand on
-verify   scores and consistency of past runs   status    status.json, Prometheus file, page
+status   status.json, Prometheus file          page      the status page
 """

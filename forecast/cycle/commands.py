@@ -251,9 +251,11 @@ def _job(recipe: Path, settings: list[str] | None, now: str | None, writer: Writ
 def _show_plan(job: Job, init: dt.datetime) -> None:
     import tempfile
 
+    import numpy as np
+
     from forecast import retention
     from forecast.archive import init_name
-    from forecast.cycle import source, stages
+    from forecast.cycle import source, stages, states
 
     section = job.recipe.forecast
     generators = stages.loaded(section)
@@ -261,6 +263,8 @@ def _show_plan(job: Job, init: dt.datetime) -> None:
         frames = source.fetch(
             job.recipe.analyses, job.recipe.schedule, generators[0].spec, init, job.clock.now(), Path(folder) / "initial.zarr"
         )
+        if section.initial_states is not None:
+            states.check(section.initial_states, frames, generators[0].spec, np.datetime64(init, "ns"), section.members)
         plan = stages.planned(section, generators, frames, init, job.archive.model)
     free = retention.free_bytes(job.archive.folder)
     typer.echo(

@@ -38,6 +38,35 @@ class ArchiveSection(Section):
     model: str
 
 
+class InitialSection(Section):
+    """[forecast.initial_states]: where members start from; without it all from the one analysis, a vae's from its perturbation.
+
+    differences: the analysis +/- differences of two analyses of the store at `path`, scaled to `error`, as
+    {geopotential_500 = 80} (`perturbations.Differences`); training: their period, the checkpoint's unless given.
+    members: the analysis members at `path`, or, paired, the analysis +/- `inflation` times their departures
+    (`perturbations.AnalysisMembers`); waited for like the analysis.
+    unperturbed: fields that all members take from the analysis.
+    """
+
+    kind: Literal["differences", "members"]
+    path: Path
+    error: Mapping[str, float] = Field(default_factory=dict)
+    training: tuple[Stamp, Stamp] | None = None
+    season_days: Annotated[float, Field(ge=1)] = 30.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    paired: bool = False
+    inflation: Annotated[float, Field(gt=0)] = 1.0
+    unperturbed: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> InitialSection:
+        if self.kind == "differences" and not self.error:
+            raise ValueError('kind "differences" needs the size of the perturbations: error = { geopotential_500 = 80 }')
+        if self.inflation != 1 and not self.paired:
+            raise ValueError("inflation multiplies departures: set paired = true too")
+        return self
+
+
 class ForecastSection(Section):
     """What is forecast. checkpoints: paths or names of shipped ones; several share out the members; none: the shipped planet."""
 
@@ -47,6 +76,7 @@ class ForecastSection(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
+    initial_states: InitialSection | None = None
 
 
 class AnalysesSection(Section):

@@ -1,6 +1,6 @@
 """One run, from data to publication, stage by stage; what is finished in staging is not done again.
 
-analysis -> space -> forecast -> gate -> products -> publish
+analysis -> initial states -> space -> forecast -> gate -> products -> publish
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -27,16 +27,17 @@ from data_pipeline.errors import GateError
 from data_pipeline.recipe import fingerprint
 from forecast import archive, retention
 from forecast.archive import Run, init_name
-from forecast.cycle import source
+from forecast.cycle import source, states
 from forecast.cycle.job import Job
 from forecast.cycle.ledger import LEASE_SECONDS, Lease, LeaseLost
 from forecast.cycle.recipe import ForecastSection, ProductsSection
 
 if TYPE_CHECKING:
+    from forecast.initial_states import InitialStates
     from forecast.plan import ForecastPlan
     from models.contract import Generator, Spec
 
-FORECAST, INITIAL, LOG = "forecast.zarr", "initial.zarr", "log.jsonl"
+FORECAST, INITIAL, STATES, LOG = "forecast.zarr", "initial.zarr", "states.zarr", "log.jsonl"
 SHOWN_SECONDS = 1.0  # between two notes of how far a run is
 
 
@@ -86,13 +87,17 @@ def make_run(job: Job, lease: Lease, revision: int) -> Run:
             frames = source.fetch(
                 job.recipe.analyses, job.recipe.schedule, generators[0].spec, lease.init, job.clock.now(), stage.folder / INITIAL
             )
+            if (wanted := job.recipe.forecast.initial_states) is not None and not store.is_store(stage.folder / STATES):
+                states.check(wanted, frames, generators[0].spec, np.datetime64(lease.init, "ns"), job.recipe.forecast.members)
         job.ledger.begin(lease, "data are there", data_at=job.clock.now(), begun=job.clock.now(), waits=0)
-        plan = planned(job.recipe.forecast, generators, frames, lease.init, job.archive.model)
+        with _timed(stage, "initial states"):
+            initial = _initial(stage, frames)
+        plan = planned(job.recipe.forecast, generators, frames, lease.init, job.archive.model, initial)
         with _timed(stage, "space"):
             _require_space(stage, plan)
         try:
             with _timed(stage, "forecast"):
-                _forecast(stage, frames, plan)
+                _forecast(stage, frames, plan, initial)
             with _timed(stage, "gate"):
                 report = gate(stage.folder / FORECAST, plan, generators[0].spec, frames)
         except GateError as error:
@@ -103,21 +108,27 @@ def make_run(job: Job, lease: Lease, revision: int) -> Run:
         return _publish(stage, plan, frames, report)
 
 
-@functools.lru_cache(maxsize=2)
 def loaded(section: ForecastSection) -> list[Generator]:
     """The generators of a recipe, kept between cycles."""
-    names = section.checkpoints or models.SHIPPED[:1]
+    return _loaded(section.checkpoints or models.SHIPPED[:1], section.device, section.precision)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(names: tuple[str, ...], device: str, precision: Literal["float32", "bfloat16"]) -> list[Generator]:
     paths = [models.shipped(name) if name in models.SHIPPED else Path(name) for name in names]
-    return [models.load(path, section.device, precision=section.precision) for path in paths]
+    return [models.load(path, device, precision=precision) for path in paths]
 
 
 def planned(
-    section: ForecastSection, generators: list[Generator], frames: xr.Dataset, init: dt.datetime, name: str
-) -> ForecastPlan:
+    section: ForecastSection, generators: list[Generator], frames: xr.Dataset, init: dt.datetime, name: str,
+    initial: InitialStates | None = None,
+) -> ForecastPlan:  # fmt: skip
     """The plan of a cycle's roll-out."""
     from forecast.rollout import make_plan
 
-    return make_plan(generators, frames, [init], days=section.days, members=section.members, seed=section.seed, name=name)
+    return make_plan(
+        generators, frames, [init], days=section.days, members=section.members, seed=section.seed, name=name, initial=initial
+    )
 
 
 def content_recipe(job: Job) -> dict[str, Any]:
@@ -125,7 +136,10 @@ def content_recipe(job: Job) -> dict[str, Any]:
     section = job.recipe.forecast
     return {
         "model": job.archive.model,
-        "forecast": section.model_dump(mode="json", exclude={"checkpoints", "device"}),
+        "forecast": {
+            **section.model_dump(mode="json", exclude={"checkpoints", "device"}),
+            "initial_states": states.content(section.initial_states),
+        },
         "checkpoints": [generator.sha256 for generator in loaded(section)],
         "analyses": source.identity(job.recipe.analyses),
         "products": _products_content(job.recipe.products),
@@ -233,7 +247,16 @@ def _require_space(stage: Stage, plan: ForecastPlan) -> None:
     retention.require_space(stage.folder, max(0, plan.bytes + products - staged), files)
 
 
-def _forecast(stage: Stage, frames: xr.Dataset, plan: ForecastPlan) -> None:
+def _initial(stage: Stage, frames: xr.Dataset) -> InitialStates | None:
+    """The states of the members, part of the run; None if all start from the analysis."""
+    section = stage.job.recipe.forecast
+    if section.initial_states is None:
+        return None
+    init = np.datetime64(stage.init, "ns")
+    return states.make(section.initial_states, frames, stage.generators[0].spec, init, section.members, stage.folder / STATES)
+
+
+def _forecast(stage: Stage, frames: xr.Dataset, plan: ForecastPlan, initial: InitialStates | None) -> None:
     from forecast.rollout import Progress, run
     from forecast.sinks import ZarrSink
 
@@ -252,7 +275,7 @@ def _forecast(stage: Stage, frames: xr.Dataset, plan: ForecastPlan) -> None:
     sink = ZarrSink(stage.folder / FORECAST)
     try:
         run(
-            stage.generators, frames, plan, [sink], report=report,
+            stage.generators, frames, plan, [sink], initial=initial, report=report,
             remark=lambda text: stage.job.log(stage.init, "remark", text=text),
         )  # fmt: skip
     finally:
