@@ -2,7 +2,7 @@
 
 Memory is of separate processes that write a store; the writer is timed beside a sink that drops everything, in turns, in one
 process. A forecast of a tiny preset is the hard case for the writer: its networks take the least time for a field. Beside the
-seconds of the clock stand those of the processor, the writer's thread counted in full, which other programs do not disturb.
+seconds of the clock stand those of the processor, the writer's thread counted in full, which other programs disturb less.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ SIZES = [(members, days) for members in (10, 50) for days in (5, 15)]
 GROWTH = 0.10  # bar: of peak memory, from the smallest to the largest
 COST = 0.10  # bar: of the writer, of sampling without it
 TURNS = int(os.environ.get("PLUMECAST_TURNS", "7"))
-TIMED = (16, 10)  # members, days
+TIMED = (4, 16, 10)  # initialisations, members, days
+KINDS = ("none", "store", "store and gate", "writing alone")
 FAMILIES = ("crps", "vae")
 
 
@@ -95,16 +96,16 @@ def child(members: int, days: float) -> None:
 
 
 def writer() -> None:
-    """Sampling into nothing, into a store, and into a store behind the gate, in turns."""
-    members, days = TIMED
-    print(f"seconds of {members} members x {days} days on 64x32, {TURNS} turns side by side")
+    """Sampling into nothing, into a store, and into a store behind the gate, in turns; and writing as much without networks."""
+    inits, members, days = TIMED
+    print(f"seconds of {inits} initialisations x {members} members x {days} days on 64x32, {TURNS} turns side by side")
     heads = f"{'clock: median':>14}{'least':>8}{'cost':>8}{'processor: median':>19}{'least':>8}{'cost':>8}"
     print(f"{'tiny':<8}{'sink':<16}{heads}", flush=True)
     missed = []
     for family in FAMILIES:
         generator, world = a_world(family)
-        plan = a_plan(generator, world, members, days)
-        found: dict[str, list[tuple[float, float]]] = {"none": [], "store": [], "store and gate": []}
+        plan = a_plan(generator, world, members, days, inits)
+        found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
         for turn in range(TURNS + 1):
             for kind, seconds in found.items():
                 took = timed(generator, world, plan, kind)
@@ -113,15 +114,17 @@ def writer() -> None:
         floor = np.array(found["none"])
         for kind, seconds in found.items():
             taken, text = np.array(seconds), f"{family:<8}{kind:<16}"
-            costs = np.median(taken, axis=0) / np.median(floor, axis=0) - 1
+            costs = np.median(taken, axis=0) / np.median(floor, axis=0) - (kind != "writing alone")
             for column, width in enumerate((14, 19)):
                 middle, least = np.median(taken[:, column]), taken[:, column].min()
                 share = "" if kind == "none" else f"{100 * costs[column]:.1f} %"
                 text += f"{middle:{width}.2f}{least:8.2f}{share:>8}"
             print(text, flush=True)
-            if kind == "store" and costs.min() > COST:
+            if kind == "writing alone" and costs[1] > COST:
                 missed.append(family)
-    print(f"writer under {100 * COST:.0f} % of sampling: {'MISSED by ' + ', '.join(missed) if missed else 'met'}")
+    print(
+        f"processor time of writing under {100 * COST:.0f} % of sampling: {'MISSED by ' + ', '.join(missed) if missed else 'met'}"
+    )
 
 
 def timed(generator: Generator, world: xr.Dataset, plan: ForecastPlan, kind: str) -> tuple[float, float]:
@@ -130,6 +133,8 @@ def timed(generator: Generator, world: xr.Dataset, plan: ForecastPlan, kind: str
         began = time.perf_counter(), time.process_time()
         if kind == "none":
             run(generator, world, plan, [Dropped()])
+        elif kind == "writing alone":
+            write(plan, Path(folder) / "f.zarr")
         else:
             sample(generator, world, plan, Path(folder) / "f.zarr", gated=kind == "store and gate")
         return time.perf_counter() - began[0], time.process_time() - began[1]
@@ -146,6 +151,21 @@ def sample(generator: Generator, world: xr.Dataset, plan: ForecastPlan, path: Pa
     shutil.rmtree(path)
 
 
+def write(plan: ForecastPlan, path: Path) -> None:
+    """As many fields of noise into a store, in the order in which a roll-out makes them."""
+    sink, block = ZarrSink(path), plan.chunks["number"]
+    fields = np.random.default_rng(0).normal(size=(block, len(plan.channels), *plan.grid.shape)).astype(np.float32)
+    try:
+        sink.open(plan)
+        for part in plan.parts:
+            members = plan.members[part.members]
+            for lead in plan.leads:
+                sink.take(plan.times[part.row], lead, members, fields[: len(members)])
+        sink.close()
+    finally:
+        sink.release()
+
+
 def a_world(family: str) -> tuple[Generator, xr.Dataset]:
     """A tiny preset with random weights, and a toy analysis on 64x32."""
     world = toys.weather(Grid.named("64x32"), steps=70)
@@ -158,8 +178,8 @@ def a_world(family: str) -> tuple[Generator, xr.Dataset]:
     return generator, world
 
 
-def a_plan(generator: Generator, world: xr.Dataset, members: int, days: float) -> ForecastPlan:
-    return make_plan(generator, world, world["time"].values[[4]], days=days, members=members, seed=0)
+def a_plan(generator: Generator, world: xr.Dataset, members: int, days: float, inits: int = 1) -> ForecastPlan:
+    return make_plan(generator, world, world["time"].values[4 : 4 + inits], days=days, members=members, seed=0)
 
 
 def _peak() -> float:
