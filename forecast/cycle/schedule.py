@@ -15,7 +15,7 @@ from forecast.cycle.recipe import RetrySection, ScheduleSection
 
 EPOCH = dt.datetime(1970, 1, 1)
 OPEN = ("pending", "waiting", "running")
-MOST_SKIPPED = 60  # rows entered for cycles missed in a long pause; earlier ones are a line in the log
+MOST_SKIPPED = 60  # rows entered for cycles missed in a long pause; earlier ones leave no trace
 
 
 def newest_due(schedule: ScheduleSection, now: dt.datetime) -> dt.datetime:

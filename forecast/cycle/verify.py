@@ -141,9 +141,12 @@ def scorecard(folder: Path) -> dict[str, Any]:
     """Scores of all states in a verification folder by channel and lead, and the mean consistency of successive runs, plain data.
 
     in_sample: of how many runs an initialisation or valid time lies in the training or validation period of the checkpoint.
+    left_out: runs with other members, leads or channels than the newest one, whose scores are not those of one system.
     """
-    states = [open_state(path) for path in _newest(folder, SCORES)]
-    card: dict[str, Any] = {"runs": len(states), "channels": {}, "consistency": _mean_consistency(folder)}
+    every = [open_state(path) for path in _newest(folder, SCORES)]
+    states = [state for state in every if _layout(state) == _layout(every[-1])]
+    card: dict[str, Any] = {"runs": len(states), "left_out": len(every) - len(states), "channels": {}}
+    card["consistency"] = _mean_consistency(folder)
     if not states:
         return card
     whole = merge(states)
@@ -176,6 +179,10 @@ def scorecard(folder: Path) -> dict[str, Any]:
             },
         }  # fmt: skip
     return card
+
+
+def _layout(state: xr.Dataset) -> tuple[Any, ...]:
+    return int(state.attrs["members"]), *(tuple(state[name].values.tolist()) for name in ("prediction_timedelta", "channel"))
 
 
 def _newest(folder: Path, suffix: str) -> list[Path]:

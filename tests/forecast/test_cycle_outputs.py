@@ -22,7 +22,7 @@ from forecast.cycle.page import render, span, took
 from forecast.cycle.recipe import AnalysesSection, ScheduleSection
 from tests.forecast.cycles import FIRST, HALF_DAY, World
 from verification.readout import scores_table
-from verification.state import merge, open_state
+from verification.state import merge, open_state, save
 
 HOUR = dt.timedelta(hours=1)
 
@@ -169,6 +169,17 @@ def test_the_scorecard_is_that_of_the_merged_states_and_marks_what_is_in_sample(
     flagged = [init <= "20010105T12" for init in own["trend"]["inits"]]
     assert own["trend"]["in_sample"] == flagged
     assert card["in_sample"] == sum(flagged)
+
+
+def test_runs_of_another_layout_are_left_out_of_the_scorecard_and_counted(finished: tuple[World, Job], tmp_path: Path) -> None:
+    _, job = finished
+    states = sorted(verify.verification_folder(job).glob("*.scores.zarr"))
+    for path in states[:3]:
+        save(open_state(path), tmp_path / path.name)
+    other = open_state(states[3])
+    save(other.isel(prediction_timedelta=[0]), tmp_path / states[3].name)
+    card = verify.scorecard(tmp_path)
+    assert (card["runs"], card["left_out"]) == (1, 3)
 
 
 def test_a_second_verification_scores_nothing_again(finished: tuple[World, Job]) -> None:
