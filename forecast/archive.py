@@ -114,9 +114,7 @@ class Archive:
         for part in parts:
             path = path / part
             if path.is_symlink():
-                raise InputError(
-                    f"{path} is a link to {path.readlink()}; below the root of an archive only `latest` may be one"
-                )
+                raise InputError(f"{path} is a link to {path.readlink()}; below the root of an archive only `latest` may be one")
         if not path.resolve().is_relative_to(self.root.resolve()):
             raise InputError(f"{path} lies outside the archive {self.root}")
         return path

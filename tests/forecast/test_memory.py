@@ -57,9 +57,7 @@ def test_fewer_micro_batches_at_a_time_change_no_bit(analysis: xr.Dataset, monke
     whole, said, _ = run(pair, analysis, 70)
     assert said == []
     calls: list[int] = []  # the second step of the first members fails once
-    failing(
-        pair[1], monkeypatch, lambda rows: (calls.append(rows), len(calls) == 2)[1]
-    )
+    failing(pair[1], monkeypatch, lambda rows: (calls.append(rows), len(calls) == 2)[1])
     found, said, taken = run(pair, analysis, 70)
     xr.testing.assert_identical(found, whole)
     assert said == [
