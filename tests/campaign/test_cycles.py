@@ -39,7 +39,7 @@ INITS = [FIRST + k * HALF_DAY for k in range(CYCLES)]
 # Cycles by position. What is killed where: every stage, and the gaps between stages.
 KILLS = {
     1: "analysis", 2: "forecast", 3: "products", 4: "sealed", 5: "renamed",
-    **({12: "data", 14: "space", 16: "lead", 18: "gate", 20: "seal", 22: "linked", 24: "hook", 26: "tidy"} if FULL else {}),
+    **({12: "data", 14: "space", 16: "lead", 18: "gate", 20: "seal", 22: "linked", 25: "hook", 26: "tidy"} if FULL else {}),
 }  # fmt: skip
 LATE = {6: 7, **({13: 2, 23: 30} if FULL else {})}  # position: hours
 MISSING = (8,) if not FULL else (29,)
