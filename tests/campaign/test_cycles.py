@@ -88,8 +88,18 @@ wrapped(stages, "_forecast", "forecast", "")
 wrapped(stages, "gate", "gate")
 wrapped(stages, "_products", "products")
 wrapped(archive, "seal", "seal", "sealed")
-wrapped(archive, "publish", "", "renamed")
-wrapped(archive, "point_latest", "", "linked")
+renaming, linking, renamed = archive.publish, archive.point_latest, []
+
+def publish(*arguments):
+    renaming(*arguments)
+    renamed.append(arguments)
+    die("renamed")
+
+def link(*arguments):
+    linking(*arguments)
+    die("linked" if renamed else "")  # and not where a tick begins by looking after the link
+
+archive.publish, archive.point_latest = publish, link
 wrapped(worker, "run_hooks", "hook")
 wrapped(worker, "_tidy", "tidy")
 job = Job(job.recipe, job.ledger, job.clock, on_progress=lambda job: die("lead"))
@@ -98,6 +108,7 @@ print("ready", flush=True)
 for line in sys.stdin:
     at, kill[0] = json.loads(line)
     now[0] = dt.datetime.fromisoformat(at)
+    renamed.clear()
     outcomes = worker.tick(job)
     kill[0] = ""
     print(json.dumps([[archive.init_name(o.init), o.kind, o.reason] for o in outcomes]), flush=True)
