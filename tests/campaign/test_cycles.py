@@ -338,7 +338,8 @@ def test_each_disturbance_happened_and_the_log_explains_each_delay(disturbed: tu
     jumps = [json.loads(line) for line in logs["schedule"].splitlines() if "the clock jumped" in line]
     for days in JUMPS.values():
         assert any(abs(jump["seconds"] - days * 86400) < 86400 for jump in jumps), days
-    jumped_at = {dt.datetime.fromisoformat(jump["at"]) for jump in jumps}  # what was due by a wrong clock was made by it
+    # what was due by a wrong clock was made by it; ticks hours apart look like small jumps
+    jumped_at = {dt.datetime.fromisoformat(jump["at"]) for jump in jumps if jump["seconds"] > 86400}
     book = Ledger(place.folder / ".cycle" / "state.sqlite", Clock())
     for cycle in book.cycles():
         late = cycle.ended is not None and cycle.state == "published" and cycle.ended - cycle.init > HALF_DAY / 2
