@@ -144,8 +144,11 @@ def run(
             members = tuple(plan.members[place] for place in unit.places)
             try:
                 for k, fields in sampler.leads(plan.times[unit.row], members, unit.wanted, load.pieces):
+                    given = members
+                    if not whole and not (new := ~held[unit.row, k, unit.places]).all():
+                        given, fields = tuple(np.array(members)[new].tolist()), fields[new]
                     for sink in sinks:
-                        sink.take(plan.times[unit.row], plan.leads[k], members, fields)
+                        sink.take(plan.times[unit.row], plan.leads[k], given, fields)
                     held[unit.row, k, unit.places] = True
                     report(Progress(int(held.sum()), held.size))
             except TooLargeError as error:

@@ -38,7 +38,7 @@ from tests import toys
 plans.CHUNK_BYTES = 1 << 15
 plans.BATCH_POINTS = 4 * 8 * 16
 data = toys.weather(steps=80)
-generator = toys.network(toys.spec_of(data), size=0.1)
+generator = toys.network(toys.spec_of(data), size=0.05)
 path, inits, days, members = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 plan = forecast.make_plan(generator, data, data["time"].values[10:60:5][:inits], days=days, members=members, seed=0)
 gate = GateSink(Gate.of(generator.spec, plan, data), strict=False)
