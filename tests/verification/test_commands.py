@@ -133,7 +133,7 @@ def test_one_member_is_called_what_it_is(job: Path, tmp_path: Path) -> None:
         ),
         (("verify", "crps.zarr", "--truth", "analysis", "--region", "mars"), "region 'mars' is not known"),
         (("verify", "absent.zarr", "--truth", "analysis"), "absent.zarr"),
-        (("map", "crps.zarr", "--channel", "geopotential_500", "--lead", "9d"), "has no lead 9d"),
+        (("map", "crps.zarr", "--channel", "geopotential_500", "--lead", "9d"), "has no lead 9 d"),
         (("map", "crps.zarr", "--channel", "geopotential_500", "--init", "2099-01-01"), "has no initialisation 2099-01-01"),
         (("map", "crps.zarr", "--channel", "geopotential_500", "--init", "noon"), "'noon' is no stamp"),
         (("map", "crps.zarr", "--channel", "geopotential_700"), "700 is not there"),
