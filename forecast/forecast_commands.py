@@ -314,18 +314,11 @@ def inits_of(
 ) -> np.ndarray:  # fmt: skip
     """The initialisations that a command names, one by one or as a range. Raises InputError for anything else."""
     import numpy as np
-    import pandas as pd
 
-    from data_pipeline.errors import InputError
     from forecast.initial_states import spread_evenly
+    from forecast.initialisations import chosen, named
 
-    try:
-        if init and not (start or stop):
-            return pd.DatetimeIndex(init).to_numpy()
-        if start and stop and not init:
-            if count is None or step is None:
-                return pd.date_range(start, stop, freq=every).to_numpy()
-            return spread_evenly(analysis, frames, step, (start, stop), count, np.timedelta64(round(days * 24), "h"))
-    except ValueError as error:
-        raise InputError(f"initialisations: {error}; write stamps as 2007-01-11T00, intervals as 24h") from None
-    raise InputError("give --init (repeated), or --start and --stop with --every or --count")
+    if start and stop and not init and count is not None and step is not None:
+        named([start, stop])
+        return spread_evenly(analysis, frames, step, (start, stop), count, np.timedelta64(round(days * 24), "h"))
+    return chosen(init, start, stop, every, also=" or --count")

@@ -86,6 +86,7 @@ def members(
     """
     from data_pipeline import open_forecast
     from data_pipeline.errors import InputError
+    from forecast.initialisations import chosen
     from forecast.perturbations import AnalysisMembers
 
     if inflation != 1 and not paired:
@@ -93,7 +94,7 @@ def members(
     wanted, _ = _frames(analysis, checkpoint, frames, step, unperturbed)
     given = _on_grid(open_forecast(ensemble if len(ensemble) > 1 else ensemble[0]), wanted.grid)
     kind = AnalysisMembers(given, paired, inflation)
-    _write(kind, wanted, _stamps(init, start, stop, every), members, out, dry_run)
+    _write(kind, wanted, chosen(init, start, stop, every), members, out, dry_run)
 
 
 def lagged(
@@ -126,13 +127,14 @@ def lagged(
     import numpy as np
 
     from data_pipeline import open_forecast
+    from forecast.initialisations import chosen
     from forecast.perturbations import Lagged
     from forecast.plan import whole_hours
 
     wanted, _ = _frames(analysis, checkpoint, frames, step, unperturbed)
     older = open_forecast(forecast) if forecast is not None else None
     kind = Lagged(older, _size(error) if error else None, np.timedelta64(whole_hours(oldest), "h"))
-    _write(kind, wanted, _stamps(init, start, stop, every), members, out, dry_run)
+    _write(kind, wanted, chosen(init, start, stop, every), members, out, dry_run)
 
 
 def differences(
@@ -163,6 +165,7 @@ def differences(
     Dates are drawn from the training period alone. Member k is the same whatever the number of members.
     """
     from data_pipeline.errors import InputError
+    from forecast.initialisations import chosen
     from forecast.perturbations import Differences
 
     wanted, specs = _frames(analysis, checkpoint, frames, step, unperturbed)
@@ -173,7 +176,7 @@ def differences(
     if period is None or not error:
         raise InputError("; ".join(faults))
     kind = Differences((period[0], period[1]), _size(error), season_days, seed)
-    _write(kind, wanted, _stamps(init, start, stop, every), members, out, dry_run)
+    _write(kind, wanted, chosen(init, start, stop, every), members, out, dry_run)
 
 
 def _frames(
@@ -182,7 +185,6 @@ def _frames(
     """What a state holds, as the checkpoints want it or as was said."""
     import numpy as np
 
-    import models
     from data_pipeline import open_analysis
     from data_pipeline.errors import InputError
     from data_pipeline.schema import channels_of
@@ -190,9 +192,10 @@ def _frames(
     from forecast.members import check_together
     from forecast.perturbations import Frames
     from forecast.plan import whole_hours
+    from models.checkpoint import outline
 
     data, hours = open_analysis(analysis), None if step is None else whole_hours(step)
-    specs = [models.load(path, step_hours=hours).spec for path in checkpoint or []]
+    specs = [outline(path, step_hours=hours).spec for path in checkpoint or []]
     if specs:
         check_together(specs)
         channels = tuple(specs[0].parsed_channels)
@@ -233,22 +236,6 @@ def _size(error: list[str]) -> Size:
         if not sign:
             raise InputError(f"--error {text!r}: expected FIELD=VALUE in SI units, as geopotential_500=80")
     return Size(wanted)
-
-
-def _stamps(init: list[str] | None, start: str | None, stop: str | None, every: str) -> np.ndarray:
-    import numpy as np
-    import pandas as pd
-
-    from data_pipeline.errors import InputError
-
-    try:
-        if init and not (start or stop):
-            return np.unique(pd.DatetimeIndex(init).to_numpy().astype("datetime64[ns]"))
-        if start and stop and not init:
-            return pd.date_range(start, stop, freq=every).to_numpy().astype("datetime64[ns]")
-    except ValueError as error:
-        raise InputError(f"initialisations: {error}; write stamps as 2007-01-11T00, intervals as 24h") from None
-    raise InputError("give --init (repeated), or --start and --stop with --every")
 
 
 def _write(kind: Kind, frames: Frames, inits: np.ndarray, members: int, out: Path, dry_run: bool) -> None:

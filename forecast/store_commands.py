@@ -128,14 +128,11 @@ def _some(plan: ForecastPlan, inits: list[str], members: list[int]) -> ForecastP
     from dataclasses import replace
 
     import numpy as np
-    import pandas as pd
 
     from data_pipeline.errors import InputError
+    from forecast.initialisations import named
 
-    try:
-        wanted = pd.DatetimeIndex(inits).to_numpy().astype("datetime64[ns]") if inits else plan.times
-    except ValueError as error:
-        raise InputError(f"--init: {error}; write stamps as 2007-01-11T00") from None
+    wanted = named(inits) if inits else plan.times
     gone = [f"initialisation {np.datetime_as_string(time, 'h')}" for time in wanted if time not in plan.times]
     gone += [f"member {member}" for member in members if member not in plan.members]
     if gone:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from forecast.products.plan import Plan
 
 
@@ -45,6 +43,7 @@ def products(
     from data_pipeline.errors import InputError
     from data_pipeline.opening import open_analysis
     from data_pipeline.progress import ProgressDisplay
+    from forecast.initialisations import named
     from forecast.products import making
     from forecast.products.plan import make_plan
     from forecast.products.points import parse_place, read_places
@@ -56,7 +55,7 @@ def products(
     places = [*(read_places(points) if points else []), *map(parse_place, point or [])]
     plan = make_plan(
         forecast, section, climatology, thresholds=threshold or [], places=places,
-        static=None if static is None else open_analysis(static), inits=_stamps(init) if init else None,
+        static=None if static is None else open_analysis(static), inits=list(named(init)) if init else None,
     )  # fmt: skip
     target = out or forecast.with_name(f"{forecast.stem}-products.zarr")
     typer.echo("\n".join([*_described(plan), f"-> {target}"]))
@@ -90,14 +89,3 @@ def _described(plan: Plan) -> list[str]:
     ]
     lines += [f"  {kind}: {', '.join(what)}" for kind, what in kinds.items() if what]
     return [*lines, *(f"  note: {note}" for note in plan.notes)]
-
-
-def _stamps(texts: list[str]) -> list[np.datetime64]:
-    import pandas as pd
-
-    from data_pipeline.errors import InputError
-
-    try:
-        return [pd.Timestamp(text).to_datetime64() for text in texts]
-    except ValueError as error:
-        raise InputError(f"--init: {error}; expected a stamp, as 2007-01-11T00") from None

@@ -11,9 +11,9 @@ import numba
 import numpy as np
 
 from verification.counting import Op
+from verification.quantiles import SAME_LEVEL
 
 UPPER, LOWER = (0.9, 0.99), (0.1, 0.01)  # levels of the shift of tails: the ensemble's and the climate's extreme
-SAME_LEVEL = 1e-6  # levels kept in float32 are still found
 
 
 def ordered(members: np.ndarray) -> np.ndarray:

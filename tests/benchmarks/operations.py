@@ -32,6 +32,7 @@ from models.checkpoint import build
 from models.contract import Generator
 from models.recipe import make_spec
 from tests import toys
+from tests.benchmarks._dropped import Dropped
 
 SIZES = [(members, days) for members in (10, 50) for days in (5, 15)]
 GROWTH = 0.10  # bar: of peak memory, from the smallest to the largest
@@ -40,21 +41,6 @@ TURNS = int(os.environ.get("PLUMECAST_TURNS", "7"))
 TIMED = (4, 16, 10)  # initialisations, members, days
 KINDS = ("none", "store", "store and gate", "writing alone")
 FAMILIES = ("crps", "vae")
-
-
-class Dropped:
-    """A sink that keeps nothing."""
-
-    whole = False
-
-    def open(self, plan: ForecastPlan) -> None:
-        pass
-
-    def take(self, time: np.datetime64, lead: np.timedelta64, members: tuple[int, ...], fields: np.ndarray) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def main() -> None:

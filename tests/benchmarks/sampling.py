@@ -35,25 +35,11 @@ from forecast.rollout import make_plan, run
 from forecast.sinks import MemorySink
 from models.contract import Generator, flat_noise_size
 from models.precision import Precision
+from tests.benchmarks._dropped import Dropped
 
 DAYS, MEMBERS, TURNS = int(os.environ.get("PLUMECAST_BENCH_DAYS", "5")), int(os.environ.get("PLUMECAST_BENCH_MEMBERS", "16")), 5
 INIT = np.datetime64("2007-02-01T00", "ns")
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "bf16": "bfloat16"}
-
-
-class Dropped:
-    """A sink that keeps nothing."""
-
-    whole = False
-
-    def open(self, plan: ForecastPlan) -> None:
-        pass
-
-    def take(self, time: np.datetime64, lead: np.timedelta64, members: tuple[int, ...], fields: np.ndarray) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def main() -> None:

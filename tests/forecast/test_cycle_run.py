@@ -6,8 +6,7 @@ import datetime as dt
 import errno
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,32 +27,6 @@ from tests.children import contents
 from tests.forecast.cycles import FIRST, HALF_DAY, World
 
 HOUR = dt.timedelta(hours=1)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the toy's analyses and checkpoint."""
-    return World(tmp_path_factory.mktemp("toy")).folder
-
-
-@pytest.fixture
-def world(source: Path, tmp_path: Path) -> World:
-    for name in ("analysis.zarr", "toy.safetensors"):
-        (tmp_path / name).symlink_to(source / name)
-    return World(tmp_path)
-
-
-@pytest.fixture
-def jobs(world: World) -> Iterator[Callable[..., Job]]:
-    made: list[Job] = []
-
-    def make(**sections: Any) -> Job:
-        made.append(world.job(**sections))
-        return made[-1]
-
-    yield make
-    for job in made:
-        job.ledger.close()
 
 
 def kinds(outcomes: list[worker.Outcome]) -> list[tuple[str, str]]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pytest
 import xarray as xr
 
 from data_pipeline.store import open_store, write_dataset
@@ -21,32 +18,6 @@ from tests.forecast.cycles import FIRST, World
 
 class Jobs(Protocol):
     def __call__(self, **sections: Any) -> Job: ...
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the toy's analyses and checkpoint."""
-    return World(tmp_path_factory.mktemp("toy")).folder
-
-
-@pytest.fixture
-def world(source: Path, tmp_path: Path) -> World:
-    for name in ("analysis.zarr", "toy.safetensors"):
-        (tmp_path / name).symlink_to(source / name)
-    return World(tmp_path)
-
-
-@pytest.fixture
-def jobs(world: World) -> Iterator[Jobs]:
-    made: list[Job] = []
-
-    def make(**sections: Any) -> Job:
-        made.append(world.job(**sections))
-        return made[-1]
-
-    yield make
-    for job in made:
-        job.ledger.close()
 
 
 def reason(job: Job) -> str:
