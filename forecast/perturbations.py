@@ -9,7 +9,7 @@ departure is cut at the analysis' own value, on both sides alike: pairs stay cen
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 from typing import Any, Protocol
@@ -256,6 +256,7 @@ class AnalysisMembers:
     ensemble: xr.Dataset
     paired: bool = False
     inflation: float = 1.0
+    _means: dict[np.datetime64, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def faults(self, frames: Frames, inits: np.ndarray, number: int) -> list[str]:  # noqa: ARG002
         wanted = self._wanted(frames)
@@ -279,12 +280,21 @@ class AnalysisMembers:
         own = control.copy()
         rows = [frames.channels.index(channel) for channel in wanted]
         member = self._member(frames, wanted, init, place % n)
-        if self.paired:  # the mean is summed up member by member: an ensemble of analyses need not fit into memory
-            mean = sum((self._member(frames, wanted, init, other) for other in range(n)), np.zeros_like(member)) / n
+        if self.paired:
             own[:] = 0
-            member = self.inflation * (member - mean)
+            member = self.inflation * (member - self._mean(frames, wanted, init))
         own[:, rows] = member
         return own
+
+    def _mean(self, frames: Frames, wanted: list[Channel], init: np.datetime64) -> np.ndarray:
+        """Read once an initialisation, member by member: an ensemble of analyses need not fit into memory."""
+        if init not in self._means:
+            self._means.clear()
+            total, n = self._member(frames, wanted, init, 0), self.ensemble.sizes["number"]
+            for place in range(1, n):
+                total = total + self._member(frames, wanted, init, place)
+            self._means[init] = total / n
+        return self._means[init]
 
     def _wanted(self, frames: Frames) -> list[Channel]:
         return [channel for channel in frames.channels if channel.label not in frames.unperturbed]

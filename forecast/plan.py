@@ -100,8 +100,8 @@ def checkpoint_attrs(generators: Sequence[Generator], noise_scale: float | None 
         "model": " + ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) if len(names) > 1 else names[0],
         "checkpoint_sha256": ",".join(each.sha256 for each in generators),
         "noise_scale": scales[0] if len(set(scales)) == 1 else scales,
-        "training_period": _span([spec.training_period for spec in specs]),
-        "validation_period": _span([spec.validation_period for spec in specs]),
+        "training_period": spanned([spec.training_period for spec in specs]),
+        "validation_period": spanned([spec.validation_period for spec in specs]),
     }
     if len(specs) > 1:  # member k is of checkpoint (k - 1) mod J of J; one that is named twice counts twice
         attrs["checkpoint_weights"] = [round(1 / len(specs), 6)] * len(specs)
@@ -113,7 +113,8 @@ def checkpoint_attrs(generators: Sequence[Generator], noise_scale: float | None 
     return attrs
 
 
-def _span(periods: Sequence[str]) -> str:
+def spanned(periods: Sequence[str]) -> str:
+    """The period `first/last` from the first beginning to the last end of several; empty ones do not count."""
     if len(set(periods)) == 1:
         return periods[0]
     ends = [period.partition("/") for period in periods if period]

@@ -19,7 +19,7 @@ from data_pipeline import store
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel, channels_of
-from forecast.plan import ForecastPlan, template
+from forecast.plan import ForecastPlan, spanned, template
 
 TOLD = ("checkpoint_sha256", "noise_scale", "seed", "initial_state", "recipe_hash", "post_processing")
 SAME = ("source", "source_recipe_hash", "attribution", "boundary")
@@ -224,7 +224,5 @@ def _attrs(pool: Pool) -> dict[str, Any]:
         values = list(dict.fromkeys(str(forecast.attrs[key]) for forecast in pool.forecasts if key in forecast.attrs))
         attrs |= {key: "; ".join(filter(None, values))} if values else {}
     for kind in ("training_period", "validation_period"):
-        ends = [str(forecast.attrs.get(kind, "")).split("/") for forecast in pool.forecasts]
-        known = [pair for pair in ends if len(pair) == 2]
-        attrs[kind] = f"{min(first for first, _ in known)}/{max(last for _, last in known)}" if known else ""
+        attrs[kind] = spanned([str(forecast.attrs.get(kind, "")) for forecast in pool.forecasts])
     return attrs

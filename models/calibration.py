@@ -10,12 +10,10 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from data_pipeline.batches import Samples
 from data_pipeline.errors import GateError, InputError
-from data_pipeline.forcings import Forcings, standardised_static
 from models.checkpoint import load, read_tensors, write_tensors
 from models.precision import Precision
-from models.validation import Validation, validate, validation_starts
+from models.validation import Validation, samples_of, validate, validation_starts
 
 Criterion = Literal["crps", "ssr"]
 
@@ -49,12 +47,9 @@ def calibrate(
         )
     generator = load(checkpoint, precision=precision)
     spec = generator.spec
-    first, _, last = spec.validation_period.partition("/")
-    if not last:
+    if not spec.validation_period.partition("/")[2]:
         raise InputError(f"{checkpoint} names no validation period; its noise scale cannot be chosen honestly")
-    moments = xr.Dataset({"mean": ("channel", list(spec.mean)), "std": ("channel", list(spec.std))})
-    forcings = Forcings(spec.forcings, spec.grid, spec.step, standardised_static(analysis, spec.forcings))
-    samples = Samples(analysis, spec.parsed_channels, moments, forcings, (first, last), step=spec.step, frames=spec.frames)
+    samples = samples_of(spec, analysis, spec.validation_period)
     chosen = validation_starts(samples, steps, inits)
     scores: dict[float, float] = {}
     ratios: dict[float, float] = {}

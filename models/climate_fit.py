@@ -12,13 +12,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from data_pipeline.batches import Samples
 from data_pipeline.errors import GateError
-from data_pipeline.forcings import Forcings, standardised_static
 from models.checkpoint import PROOF, build, load, read_tensors, write_tensors
 from models.climate_correction import ClimateCorrection
 from models.contract import Generator, Sample, Spec, flat_noise_size
 from models.precision import Precision, lower
+from models.validation import samples_of
 
 FIRST_WAVE = 4  # longer waves are the circulation itself, and a year or two of them a small sample
 LIMITS = (0.02, 3.0)  # of a gain
@@ -93,11 +92,12 @@ def fit_climate(
     steps = round(days * 24 / spec.step_hours)
     sample, scale = _sample(spec, analysis, steps, inits), float(source.provenance.get("noise_scale", 1.0))
     truth = _Climate.of(spec, sample.targets[:, steps // 2 :])
+    # of what is decoded, an offset would shift the first lead as much as the last
     shifted = torch.tensor(
-        [_recurs(spec) and label not in (*spec.diagnostic, *spec.options["conserve"]) for label in spec.channels]
+        [generator.steps_fields and label not in (*spec.diagnostic, *spec.options["conserve"]) for label in spec.channels]
     )
     shaped = torch.tensor([label not in spec.diagnostic for label in spec.channels])
-    fit = _Fit(correction, shaped, shifted, RATES[1] if _recurs(spec) else ONCE)
+    fit = _Fit(correction, shaped, shifted, RATES[1] if generator.steps_fields else ONCE)
     for done in range(1, rounds + 1):
         found = truth.departure(_Climate.of(spec, _late(generator, sample, seed, scale)))
         if not np.isfinite(found.miss):
@@ -113,11 +113,6 @@ def fit_climate(
     new = {key: value for key, value in header.items() if key != "proof"}
     new |= {"spec": json.dumps(spec.as_dict(), sort_keys=True), "provenance": json.dumps(provenance, sort_keys=True)}
     return write_tensors(out, kept, new)
-
-
-def _recurs(spec: Spec) -> bool:
-    """Whether the correction acts on what the next step starts from. Otherwise an offset would shift the first lead too."""
-    return spec.family != "latent_diffusion"
 
 
 def _corrected(spec: Spec, source: Generator, precision: Precision) -> tuple[Generator, str, ClimateCorrection]:
@@ -185,10 +180,7 @@ class _Fit:
 
 
 def _sample(spec: Spec, analysis: xr.Dataset, steps: int, inits: int) -> Sample:
-    first, _, last = spec.training_period.partition("/")
-    moments = xr.Dataset({"mean": ("channel", list(spec.mean)), "std": ("channel", list(spec.std))})
-    forcings = Forcings(spec.forcings, spec.grid, spec.step, standardised_static(analysis, spec.forcings))
-    samples = Samples(analysis, spec.parsed_channels, moments, forcings, (first, last), step=spec.step, frames=spec.frames)
+    samples = samples_of(spec, analysis, spec.training_period)
     starts = samples.starts(steps)
     batch = samples.batch(starts[np.linspace(0, len(starts) - 1, inits).astype(int)], steps)
     return Sample(*(torch.from_numpy(array) for array in (batch.frames, batch.targets, batch.forcings)))

@@ -145,10 +145,12 @@ class Generator(nn.Module, ABC):
 
     provenance, sha256: of the checkpoint, empty for an untrained one. compute_dtype: what the networks compute in; states, losses
     and increments stay in float32. members_group: the processes that share the members of each sample in training. terms: weights
-    of a Stage that the family's loss has a use for.
+    of a Stage that the family's loss has a use for. steps_fields: whether a step starts from the fields of the state before, or
+    from something that they are decoded of.
     """
 
     terms: tuple[str, ...] = ("bands", "spectral")
+    steps_fields = True
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()

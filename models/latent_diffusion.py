@@ -82,6 +82,7 @@ class LatentDiffusionGenerator(Generator):
     stage begins; the data of the diffusion then have unit variance in every channel.
     """
 
+    steps_fields = False
     mean: Tensor
     std: Tensor
     change: Tensor

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
 from data_pipeline.batches import Samples
-from models.contract import Generator, Sample, device_of, flat_noise_size
+from data_pipeline.forcings import Forcings, standardised_static
+from models.contract import Generator, Sample, Spec, device_of, flat_noise_size
 from models.distributed import ALONE, Ranks
 
 
@@ -39,6 +41,14 @@ class Reconstruction:
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {"score": self.score, "reconstruction_rmse": self.rmse}
+
+
+def samples_of(spec: Spec, analysis: xr.Dataset, period: str) -> Samples:
+    """The samples of a period, `first/last`, normalised as by a checkpoint of this spec. Raises InputError if there are none."""
+    first, _, last = period.partition("/")
+    moments = xr.Dataset({"mean": ("channel", list(spec.mean)), "std": ("channel", list(spec.std))})
+    forcings = Forcings(spec.forcings, spec.grid, spec.step, standardised_static(analysis, spec.forcings))
+    return Samples(analysis, spec.parsed_channels, moments, forcings, (first, last), step=spec.step, frames=spec.frames)
 
 
 def validation_starts(samples: Samples, steps: int, count: int) -> np.ndarray:

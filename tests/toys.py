@@ -10,10 +10,10 @@ import xarray as xr
 
 from data_pipeline import statistics
 from data_pipeline.batches import Samples
-from data_pipeline.forcings import Forcings, standardised_static
 from data_pipeline.grid import Grid
 from data_pipeline.schema import channels_of
 from data_pipeline.statistics import format_period
+from models import validation
 from models.checkpoint import build
 from models.contract import Spec
 from models.crps import CrpsGenerator
@@ -115,10 +115,7 @@ def spec_of(
 
 def samples_of(data: xr.Dataset, spec: Spec, chosen: tuple[str, str] | None = None) -> Samples:
     """The samples of a period, normalised by the spec."""
-    moments = xr.Dataset({name: ("channel", np.array(getattr(spec, name))) for name in ("mean", "std")})
-    forcings = Forcings(spec.forcings, spec.grid, spec.step, standardised_static(data, spec.forcings))
-    inside = chosen or period(data)
-    return Samples(data, channels_of(data), moments, forcings, inside, step=np.timedelta64(spec.step), frames=spec.frames)
+    return validation.samples_of(spec, data, "/".join(chosen or period(data)))
 
 
 def network(spec: Spec, seed: int = 0, size: float = 0.2) -> CrpsGenerator:

@@ -57,7 +57,6 @@ from forecast import archive
 from forecast.cycle import stages, worker, source, status
 from forecast.cycle.clock import Clock
 from forecast.cycle.job import Job, ledger_path
-from forecast.cycle.clock import Clock
 from forecast.cycle.ledger import Ledger
 from forecast.cycle.recipe import CycleRecipe
 
