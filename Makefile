@@ -68,8 +68,8 @@ clean:  ## remove caches and build output; ALL=1 also removes .venv and runs/
 	@touch $@
 
 .venv/.installed-all: .venv/.installed-peers
-	@echo "installing every extra that tests touch into .venv (once, about 1 GB on disk): cloud archives, live data, the simulated planet"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers,cloud,live,simulate]'
+	@echo "installing every extra that tests touch into .venv (once, about 1 GB on disk): cloud archives, live data, the simulated planet, JupyterLab"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers,cloud,live,simulate,notebooks]'
 	@touch $@
 
 .venv/.installed-notebooks: .venv/.installed
