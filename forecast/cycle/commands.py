@@ -50,7 +50,7 @@ def run(
 
     stamp = parse_init(init)
     if dry_run:
-        _show_plan(_job(recipe, settings, now), stamp)
+        _show_plan(_job(recipe, settings, now, looks=True), stamp)
         return
     write = status.Writer()
     job = _job(recipe, settings, now, write)
@@ -186,7 +186,7 @@ def listing(recipe: Recipe, settings: Settings = None) -> None:
     from forecast.cycle.page import size
     from forecast.retention import removable
 
-    job = _job(recipe, settings, None)
+    job = _job(recipe, settings, None, looks=True)
     runs, latest = job.archive.runs(), job.archive.latest()
     going = removable(runs, latest, job.recipe.retention.policy, job.clock.now())
     for run in runs:
@@ -208,15 +208,17 @@ def check(recipe: Recipe, settings: Settings = None) -> None:
     from data_pipeline.errors import InputError
     from forecast.archive import faults_of
 
-    job = _job(recipe, settings, None)
+    job = _job(recipe, settings, None, looks=True)
     faults = [f"{run.name}/{fault}" for run in job.archive.runs() for fault in faults_of(run)]
     if faults:
         raise InputError(f"{job.archive.folder}:\n" + "\n".join(f"  - {fault}" for fault in faults))
     typer.echo(f"{job.archive.folder}: all files of {len(job.archive.runs())} runs are as published")
 
 
-def _job(recipe: Path, settings: list[str] | None, now: str | None, writer: Writer | None = None) -> Job:
-    """The schedule of a recipe, with its clock; signals ask it to stop."""
+def _job(
+    recipe: Path, settings: list[str] | None, now: str | None, writer: Writer | None = None, *, looks: bool = False
+) -> Job:
+    """The schedule of a recipe, with its clock; signals ask it to stop. looks: no ledger is made where there is none yet."""
     import datetime as dt
 
     from data_pipeline.errors import InputError
@@ -233,7 +235,8 @@ def _job(recipe: Path, settings: list[str] | None, now: str | None, writer: Writ
             clock = clocks.fixed(given.astimezone(dt.UTC).replace(tzinfo=None) if given.tzinfo else given)
         except ValueError:
             raise InputError(f"--now {now!r}: expected a time in UTC, as 2005-03-01T06:00") from None
-    ledger = Ledger(ledger_path(found.place), clock)
+    kept = ledger_path(found.place)
+    ledger = Ledger(Path(":memory:") if looks and not kept.exists() else kept, clock)
     if now is None and found.clock is not None:
         begun = ledger.noted("clock begun")
         if begun is None:
