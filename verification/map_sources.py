@@ -1,5 +1,6 @@
-"""What `plumecast map` draws from: a forecast store or a products store, one initialisation of it, in the form that figures take.
+"""What maps of the command line and of notebooks are drawn from: a forecast store or a products store.
 
+One initialisation of it, in the form that figures take.
 A store tells by its content which it is. Every fault says what is there instead.
 """
 
@@ -98,7 +99,7 @@ def open_source(path: Path, init: str | None) -> Source:
 
     Raises InputError for another store, and for an initialisation that is not there.
     """
-    data, products = _opened(path)
+    data, products = open_either(path)
     if init is None:
         return Source(path, data.isel(time=0), products)
     try:
@@ -112,7 +113,8 @@ def open_source(path: Path, init: str | None) -> Source:
     return Source(path, data.sel(time=stamp), products)
 
 
-def _opened(path: Path) -> tuple[xr.Dataset, bool]:
+def open_either(path: Path) -> tuple[xr.Dataset, bool]:
+    """A forecast store, or products and True. Raises InputError for another store."""
     if is_store(path):
         data = open_store(path)
         if "products_recipe" in data.attrs:
@@ -246,34 +248,39 @@ def parse_point(text: str) -> tuple[str, float, float]:
     return name, latitude, longitude
 
 
-def truth_at(path: Path | None, channel: Channel, array: xr.DataArray) -> xr.DataArray | None:
-    """The analysis (latitude, longitude) at the valid time of an array; None without a path. Raises InputError if absent."""
-    if path is None:
+def truth_at(truth: Path | xr.Dataset | None, channel: Channel, array: xr.DataArray) -> xr.DataArray | None:
+    """The analysis (latitude, longitude) at the valid time of an array; None without one. Raises InputError if absent."""
+    if truth is None:
         return None
-    analysis = open_analysis(path)
+    analysis = open_analysis(truth) if isinstance(truth, Path) else truth
     if channel.name not in analysis and (channel.name in WINDS or re.fullmatch(r".+_\d+hr", channel.name)):
         analysis = derive(analysis, [channel.name])
     valid = array["time"].values + array["prediction_timedelta"].values
     if valid not in analysis["time"].values:
-        raise InputError(f"{path} has no {str(valid)[:13]}, the valid time of {channel.label}")
+        raise InputError(f"{_said(truth, 'the analysis')} has no {str(valid)[:13]}, the valid time of {channel.label}")
     return select(analysis, channel).sel(time=valid).load()
 
 
-def climate_quantiles(path: Path | None, channel: Channel, array: xr.DataArray, need: str) -> xr.DataArray:
+def climate_quantiles(climatology: Path | xr.Dataset | None, channel: Channel, array: xr.DataArray, need: str) -> xr.DataArray:
     """Quantiles of a climatology at the valid time of an array: (quantile, latitude, longitude). Raises InputError."""
-    if path is None:
+    if climatology is None:
         raise InputError(
             f"{need} needs --climatology: a store with quantiles (plumecast data climatology RECIPE --quantile 0.01 ...)"
         )
-    climate = open_climatology(path)
+    climate = open_climatology(climatology) if isinstance(climatology, Path) else climatology
+    where = _said(climatology, "the climatology")
     name = f"{channel.name}_quantile"
     if name not in climate:
         have = [str(one).removesuffix("_quantile") for one in climate.data_vars if str(one).endswith("_quantile")]
         raise InputError(
-            f"{path} has no quantiles of {channel.name}; {'it has them of ' + ', '.join(have) if have else 'nor any'}"
+            f"{where} has no quantiles of {channel.name}; {'it has them of ' + ', '.join(have) if have else 'nor any'}"
         )
     valid = pd.Timestamp(array["time"].values + array["prediction_timedelta"].values)
     if valid.hour not in climate["hour"].values:
-        raise InputError(f"{path} has the hours {climate['hour'].values.tolist()} UTC; the forecast is valid at {valid.hour}")
+        raise InputError(f"{where} has the hours {climate['hour'].values.tolist()} UTC; the forecast is valid at {valid.hour}")
     chosen = select(climate, Channel(name, channel.level)).sel(hour=valid.hour, dayofyear=valid.day_of_year, drop=True)
     return chosen.load()
+
+
+def _said(data: Path | xr.Dataset, what: str) -> str:
+    return str(data) if isinstance(data, Path) else what
