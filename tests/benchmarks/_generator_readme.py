@@ -1,4 +1,4 @@
-"""The README's tables: the tuned generators by lead, and every score at day 5; the rest is in docs/generators."""
+"""The tables of docs/results.md: the tuned generators by lead, and every score at day 5; the rest is in docs/generators."""
 
 from __future__ import annotations
 

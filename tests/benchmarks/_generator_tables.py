@@ -1,4 +1,4 @@
-"""The tables of docs/generators and of the README, in Markdown, from what the folder holds."""
+"""The tables of docs/generators and of docs/results.md, in Markdown, from what the folder holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from verification.styles import readable_units, style_of
 
 LEADS = {f"day {day}": day * DAY for day in DAYS}
 EUROPE_DAYS = {f"day {day}": day * DAY for day in (1, 2, 3, 5, 7, 10)}
-PHYSICS_COST = {"perfect": 0.54, "imperfect": 0.27}  # core-seconds a member-day: README, "The ceiling, and physics"
+PHYSICS_COST = {"perfect": 0.54, "imperfect": 0.27}  # core-seconds a member-day: docs/results.md
 Cell = Callable[[xr.Dataset, str, np.timedelta64], str]
 
 

@@ -1,4 +1,4 @@
-"""The generators side by side: every score, figure and bar of docs/generators, and the README's tables.
+"""The generators side by side: every score, figure and bar of docs/generators, and the tables of docs/results.md.
 
     python -m tests.benchmarks generators            # the tables again, from the score states in docs/generators
     python -m tests.benchmarks.generators WORK --planet FOLDER --model crps=CHECKPOINT --model vae=CHECKPOINT ...
