@@ -253,10 +253,11 @@ def _compare(values: np.ndarray, threshold: np.ndarray, op: str) -> np.ndarray:
 
 
 def _spectra(plan: Plan, members: np.ndarray, truth: np.ndarray) -> Sums:
-    """Zonal power by belt and wavenumber: the mean over members of their powers, never the power of their mean."""
+    """Zonal power by belt and wavenumber: the mean over members of their powers, and beside it the power of their mean."""
     latitude, areas = plan.grid.latitude, plan.grid.areas[:, 0]
     belts = [np.flatnonzero((latitude >= south) & (latitude <= north)) for south, north in BELTS]
-    names = dict(zip(SPECTRA, (members[:, :SPECTRUM_MEMBERS], truth[:, None]), strict=True))
+    mean = members.mean(axis=1, keepdims=True, dtype=np.float64)
+    names = dict(zip(SPECTRA, (members[:, :SPECTRUM_MEMBERS], truth[:, None], mean), strict=True))
     powers = {
         name: np.stack([zonal_power(fields[:, :, rows], areas[rows]).mean(axis=1) for rows in belts], axis=1)
         for name, fields in names.items()

@@ -239,14 +239,18 @@ def fss(state: xr.Dataset, region: str | None = None) -> xr.DataArray:
 
 
 def spectra(state: xr.Dataset) -> xr.Dataset:
-    """Mean zonal power (channel, drawn_lead, belt, wavenumber): forecast_power, truth_power, their ratio; n initialisations.
+    """Mean zonal power (channel, drawn_lead, belt, wavenumber): forecast_power, truth_power, mean_power; n initialisations.
 
-    The forecast's is the mean of the powers of its members, of attrs["spectrum_members"] of them. A field with a gap in a belt
-    has no spectrum there and does not count.
+    ratio, mean_ratio: of the first and the last to that of the truth. The forecast's is the mean of the powers of its members, of
+    attrs["spectrum_members"] of them; mean_power is that of the mean of all members, smaller by what they do not agree on. A
+    field with a gap in a belt has no spectrum there and does not count.
     """
     count = state["power_count"].sum("time")
-    power = state[list(SPECTRA)].sum("time") / count.where(count > 0)
-    power["ratio"] = power["forecast_power"] / power["truth_power"].where(power["truth_power"] > 0)
+    power = state[[name for name in SPECTRA if name in state]].sum("time") / count.where(count > 0)
+    truth = power["truth_power"].where(power["truth_power"] > 0)
+    power["ratio"] = power["forecast_power"] / truth
+    if "mean_power" in power:
+        power["mean_ratio"] = power["mean_power"] / truth
     return power.assign(n=count.astype(np.int64)).assign_attrs(spectrum_members=state.attrs["spectrum_members"])
 
 

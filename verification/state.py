@@ -33,7 +33,7 @@ from verification.policy import POLICY_TEXTS
 from verification.regions import BELTS, Box, name_of
 
 KIND = "score_state"
-FORMAT = 2  # part of what a saved state is recognised by
+FORMAT = 3  # part of what a saved state is recognised by
 ROW_DIMS = ("channel", "time", "prediction_timedelta")
 ROWS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*SUMS, *ANOMALIES), ("cell",)),
@@ -50,7 +50,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "fss_numerator": ("event", "radius", "zone"),
     "fss_denominator": ("event", "radius", "zone"),
 }
-SPECTRA = ("forecast_power", "truth_power")  # (channel, time, drawn_lead, belt, wavenumber)
+SPECTRA = ("forecast_power", "truth_power", "mean_power")  # (channel, time, drawn_lead, belt, wavenumber)
+OPTIONAL = ("mean_power",)  # states of earlier versions lack it, and so do their sums with newer ones
 SPECTRUM_MEMBERS = 10  # those that enter: the power of more would cost more than all other scores
 MAP_DIMS = ("channel", "drawn_lead", "latitude", "longitude")
 CASES: dict[str, tuple[str, ...]] = {
@@ -164,13 +165,14 @@ def merge(states: Sequence[xr.Dataset]) -> xr.Dataset:
     # in order of time, so that a campaign merged from parts in any order has the same bits
     ordered = sorted(states, key=lambda state: state["time"].values[0])
     whole = first.drop_dims([dim for dim in ("time", "case_time") if dim in first.dims])
+    lacking = {name for name in first.data_vars for state in states if name in OPTIONAL and name not in state}
     for name in (name for name in whole.data_vars if str(name).startswith("map_")):
         whole[name] = (MAP_DIMS, np.sum([state[name].values for state in ordered], axis=0))
-    order: list[Any] = list(first.data_vars)
+    order: list[Any] = [name for name in first.data_vars if name not in lacking]
     for dim in ("time", "case_time"):
         holders = [state for state in ordered if dim in state.dims]
         if holders:
-            names = [name for name, array in holders[0].data_vars.items() if dim in array.dims]
+            names = [name for name, array in holders[0].data_vars.items() if dim in array.dims and name not in lacking]
             joined = xr.concat([state[names] for state in holders], dim=dim, join="exact").sortby(dim)
             whole = whole.assign({name: joined[name].transpose(*holders[0][name].dims) for name in names})
             order += [name for name in names if name not in order]

@@ -29,6 +29,7 @@ from verification import roc as roc_of
 from verification.evaluate import evaluate
 from verification.regions import LAND, REGIONS
 from verification.significance import block_length, event_intervals
+from verification.state import merge
 from verification.timeseries import stationary_bootstrap
 
 GRID = Grid.named("24x12")
@@ -161,6 +162,18 @@ def test_quantiles_neighbourhoods_and_spectra() -> None:
     power = readout.spectra(STATE).sel(channel="total_precipitation_12hr", belt="20N-90N")
     expected = power_spectrum(rain, latitudes=(20, 90)).mean(["number", "time"])
     np.testing.assert_allclose(power["forecast_power"], expected.transpose("prediction_timedelta", "wavenumber"), rtol=1e-9)
+    of_mean = power_spectrum(rain.astype(float).mean("number"), latitudes=(20, 90)).mean("time")
+    np.testing.assert_allclose(power["mean_power"], of_mean.transpose("prediction_timedelta", "wavenumber"), rtol=1e-9)
+    assert (power["mean_power"] < power["forecast_power"]).isel(wavenumber=slice(1, None)).all()
+    np.testing.assert_allclose(power["mean_ratio"], power["mean_power"] / power["truth_power"], rtol=1e-12)
+
+
+def test_states_of_before_and_after_the_power_of_the_mean_add() -> None:
+    old, new = STATE.isel(time=[0, 1]).drop_vars("mean_power"), STATE.isel(time=[2, 3])
+    whole = merge([new.drop_dims("case_time"), old.drop_dims("case_time")])
+    assert "mean_power" not in whole
+    np.testing.assert_array_equal(whole["forecast_power"], STATE["forecast_power"].isel(time=slice(4)))
+    assert "mean_power" not in readout.spectra(whole)
 
 
 def test_a_case_keeps_its_fields_and_plumes() -> None:
