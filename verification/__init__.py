@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from verification.distribution import crps, crps_gaussian, crps_quadrature, twcrps
     from verification.evaluate import score_store
     from verification.events import brier, economic_value, event_table, reliability, roc, rps, sedi
+    from verification.explorer import explore
     from verification.multivariate import energy_score, variogram_score
     from verification.neighbourhood import fss
     from verification.plan import Event, Plan
@@ -54,6 +55,7 @@ __all__ = [
     "event_intervals",
     "event_scores",
     "event_table",
+    "explore",
     "fss",
     "gross_error_check",
     "interval_score",
@@ -93,6 +95,7 @@ _HOMES = {
     "distribution": ("crps", "crps_gaussian", "crps_quadrature", "twcrps"),
     "evaluate": ("score_store",),
     "events": ("brier", "economic_value", "event_table", "reliability", "roc", "rps", "sedi"),
+    "explorer": ("explore",),
     "multivariate": ("energy_score", "variogram_score"),
     "neighbourhood": ("fss",),
     "plan": ("Event", "Plan"),

@@ -273,9 +273,10 @@ def _within(ax: GeoAxes, points: np.ndarray) -> np.ndarray:
 
 def shade(ax: GeoAxes, pixels: Pixels, values: np.ndarray, shading: Shading) -> QuadContourSet:
     """Filled contours of values on the pixels, in display units."""
-    return ax.contourf(
-        pixels.x, pixels.y, values, levels=list(shading.levels), cmap=shading.colour_map, norm=shading.norm,
-        extend=shading.extend, transform=ax.projection, zorder=1,
+    # matplotlib's own: the pixels are map coordinates already, and cartopy's would project each contour again, in seconds on some
+    return Axes.contourf(
+        ax, pixels.x, pixels.y, values, levels=list(shading.levels), cmap=shading.colour_map, norm=shading.norm,
+        extend=shading.extend, zorder=1,
     )  # fmt: skip
 
 
@@ -287,11 +288,10 @@ def isolines(
     there = [level for level in levels if low < level < high]
     if not there:
         return
-    drawn = ax.contour(
-        pixels.x, pixels.y, values, levels=there, colors=colour, linewidths=width, linestyles="solid", transform=ax.projection,
-        zorder=4,
+    drawn = Axes.contour(
+        ax, pixels.x, pixels.y, values, levels=there, colors=colour, linewidths=width, linestyles="solid", zorder=4,
     )  # fmt: skip
-    for text in ax.clabel(drawn, fontsize=7, fmt="%g", inline=False):
+    for text in Axes.clabel(ax, drawn, fontsize=7, fmt="%g", inline=False):
         text.set_path_effects([withStroke(linewidth=2.4, foreground="white")])
         x, y = (text.get_position() - np.array([pixels.x[0], pixels.y[0]])) / (np.ptp(pixels.x), np.ptp(pixels.y))
         text.set_visible(0.02 < x < 0.98 and 0.02 < y < 0.98)

@@ -5,6 +5,7 @@ What may be asked is `Asked`; its words are those of the command's options, and 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from verification.map_sources import (
     parse_threshold,
     stored_probability,
     truth_at,
+    with_derived,
 )
 from verification.plumes import default_channels
 from verification.points import at_point
@@ -203,8 +205,11 @@ def _truth_there(asked: Asked, data: xr.DataArray | xr.Dataset, channels: list[C
     place = float(data[f"{prefix}latitude"]), float(data[f"{prefix}longitude"])
     valid = data["time"].values + data["prediction_timedelta"].values
     inside = analysis["time"].values[np.isin(analysis["time"].values, valid)]
-    fields = {one.label: select(analysis, one).sel(time=inside) for one in channels if one.name in analysis}
-    return at_point(xr.Dataset(fields), *place).load()
+    fields = {}
+    for one in channels:
+        with contextlib.suppress(InputError):  # what the analysis lacks is not drawn
+            fields[one.label] = select(with_derived(analysis, one), one).sel(time=inside)
+    return at_point(xr.Dataset(fields), *place).load() if fields else xr.Dataset()
 
 
 def _size(source: Source) -> dict[str, int]:

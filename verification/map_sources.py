@@ -86,9 +86,7 @@ class Source:
         return select(self.data, Channel(name, channel.level))
 
     def _channel(self, channel: Channel) -> xr.DataArray:
-        data = self.data
-        if channel.name not in data and (channel.name in WINDS or re.fullmatch(r".+_\d+hr", channel.name)):
-            data = derive(data, [channel.name])
+        data = with_derived(self.data, channel)
         if channel.name not in data:
             raise InputError(f"{self.path} has no {channel.label}; it has {', '.join(self.labels)}")
         return select(data, channel)
@@ -248,13 +246,18 @@ def parse_point(text: str) -> tuple[str, float, float]:
     return name, latitude, longitude
 
 
+def with_derived(data: xr.Dataset, channel: Channel) -> xr.Dataset:
+    """The data with a wind speed or longer accumulation that they only hold the parts of. Raises InputError without the parts."""
+    if channel.name not in data and (channel.name in WINDS or re.fullmatch(r".+_\d+hr", channel.name)):
+        return derive(data, [channel.name])
+    return data
+
+
 def truth_at(truth: Path | xr.Dataset | None, channel: Channel, array: xr.DataArray) -> xr.DataArray | None:
     """The analysis (latitude, longitude) at the valid time of an array; None without one. Raises InputError if absent."""
     if truth is None:
         return None
-    analysis = open_analysis(truth) if isinstance(truth, Path) else truth
-    if channel.name not in analysis and (channel.name in WINDS or re.fullmatch(r".+_\d+hr", channel.name)):
-        analysis = derive(analysis, [channel.name])
+    analysis = with_derived(open_analysis(truth) if isinstance(truth, Path) else truth, channel)
     valid = array["time"].values + array["prediction_timedelta"].values
     if valid not in analysis["time"].values:
         raise InputError(f"{_said(truth, 'the analysis')} has no {str(valid)[:13]}, the valid time of {channel.label}")
