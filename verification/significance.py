@@ -15,8 +15,9 @@ import numpy as np
 import xarray as xr
 
 from data_pipeline.errors import InputError
-from verification.onepass import SUMS
+from verification.onepass import ANOMALIES, SUMS
 from verification.readout import (
+    anomaly_correlation,
     comparable_crps,
     event_ratios,
     event_sums,
@@ -52,12 +53,13 @@ TOO_FEW = 30  # initialisations; below this an interval is shown with a warning
 
 SCORES = ("crps", "crps_ecdf", "rmse", "bias", "ssr")
 
-Score = Literal["crps", "rmse"]
+Score = Literal["crps", "rmse", "acc"]
 Block = float | Literal["auto"] | None
 
-COMPARED = ("crps", "rmse")
+COMPARED = ("crps", "rmse", "acc")
 RESULTS = {
     "difference": "score of the forecast minus that of the reference",
+    "of_reference": "score of the reference, on the cases both have",
     "relative": "difference in per cent of the score of the reference",
     "lower": "lower limit of the difference",
     "upper": "upper limit of the difference",
@@ -82,9 +84,10 @@ def intervals(
     """Percentile intervals of the scores by channel and lead, from resampled initialisations.
 
     Dataset (channel, prediction_timedelta) with <score>_lower and <score>_upper for crps (fair, or at `size` members), crps_ecdf,
-    rmse, bias and ssr, and for crpss if a reference is given (then all of them on the initialisations both have, resampled
-    jointly); n, block (mean length in initialisations) and too_few (n < 30: the interval itself is unreliable). All channels of a
-    lead share their resamples (stationary bootstrap, Politis and Romano 1994). NaN where fewer than two initialisations count.
+    rmse, bias, ssr and, with a climatology, acc, or, if a reference is given, for crpss and all but acc on the initialisations
+    both have, resampled jointly; n, block (mean length in initialisations) and too_few (n < 30: the interval itself is
+    unreliable). All channels of a lead share their resamples (stationary bootstrap, Politis and Romano 1994). NaN where fewer
+    than two initialisations count.
 
     block: mean length; by default `block_length`, that of the lead; "auto": the longest `optimal_block_length` of the CRPS (less
     that of the reference) among the channels, if that is longer.
@@ -107,6 +110,8 @@ def intervals(
         counts.append(resample_counts(ours.sizes["time"], lengths[index], n_boot, rng))
     resampled = [_resampled(sums, np.stack(counts)) for sums in (ours, theirs) if sums is not None]
     drawn = ratios(resampled[0], members[0], size)[[*SCORES]]
+    if ANOMALIES[0] in ours:
+        drawn["acc"] = anomaly_correlation(resampled[0])
     if theirs is not None:
         crps, crps_reference = (comparable_crps(sums, m, size) for sums, m in zip(resampled, members, strict=True))
         drawn["crpss"] = 1 - crps / crps_reference.where(crps_reference > 0)
@@ -136,27 +141,38 @@ def event_intervals(
     """
     check_share("level", level)
     check_draws(n_boot)
-    sums = event_sums(state, region)
-    wanted = sums["prediction_timedelta"].values if leads is None else np.asarray(leads, "timedelta64[ns]")
+    wanted = state["prediction_timedelta"].values if leads is None else np.asarray(leads, "timedelta64[ns]")
+    sums = event_sums(state.sel(prediction_timedelta=wanted), region)
     members = int(state.attrs["members"])
+    dims = ("channel", "prediction_timedelta", "event")
     found = []
     for lead in wanted:
         rows = sums.sel(prediction_timedelta=[lead])
-        index = int(np.flatnonzero(sums["prediction_timedelta"].values == lead)[0])  # the same draws as `intervals`
-        rng = np.random.default_rng([seed, index])
-        counts = resample_counts(rows.sizes["time"], block_length(rows["time"].values, lead), n_boot, rng)
-        draws = xr.DataArray(counts, dims=("sample", "time"))
-        drawn = event_ratios(rows.map(xr.dot, args=(draws,), dim="time"), members)
-        dims = ("channel", "prediction_timedelta", "event")
-        ordered = drawn.transpose(*dims, "sample")
-        named = {
-            f"{name}_{side}": (dims, limits) for name, array in ordered.items() for side, limits in _sides(array.values, level)
-        }
-        found.append(xr.Dataset(named, coords={dim: ordered[dim] for dim in dims}))
-    several = (sums["tail_weight"].sel(prediction_timedelta=wanted) > 0).sum("time") > 1
+        draws = draws_of_lead(state, lead, n_boot=n_boot, seed=seed)
+        found.append(limits(event_ratios(rows.map(xr.dot, args=(draws,), dim="time"), members), dims, level))
+    several = (sums["tail_weight"] > 0).sum("time") > 1
     result = xr.concat(found, "prediction_timedelta").where(several)
     attrs = {"method": "stationary bootstrap over initialisations", "level": level, "n_boot": n_boot, "seed": seed}
-    return result.transpose("channel", "prediction_timedelta", "event").assign_attrs(attrs)
+    return result.transpose(*dims).assign_attrs(attrs)
+
+
+def draws_of_lead(state: xr.Dataset, lead: np.timedelta64, *, n_boot: int, seed: int) -> xr.DataArray:
+    """How often each resample (sample, time) holds each initialisation of a state: at a lead the same draws as `intervals`."""
+    index = int(np.flatnonzero(state["prediction_timedelta"].values == lead)[0])
+    rng = np.random.default_rng([seed, index])
+    times = state["time"].values
+    return xr.DataArray(resample_counts(times.size, block_length(times, lead), n_boot, rng), dims=("sample", "time"))
+
+
+def limits(drawn: xr.Dataset, dims: Sequence[str], level: float) -> xr.Dataset:
+    """<name>_lower and <name>_upper (*dims) of the resamples along `sample`; NaN where none is finite."""
+    ordered = drawn.transpose(*dims, "sample")
+    bounds = {
+        f"{name}_{side}": (tuple(dims), values)
+        for name, array in ordered.items()
+        for side, values in zip(("lower", "upper"), _limits(array.values, level), strict=True)
+    }
+    return xr.Dataset(bounds, coords={dim: ordered[dim] for dim in dims if dim in ordered.coords})
 
 
 def paired_difference(state: xr.Dataset, reference: xr.Dataset, region: str | None = None) -> xr.DataArray:
@@ -218,12 +234,20 @@ def scorecard(
 
     regions: default, all that both states can be read for. The RMSE is that of the ensemble mean over all initialisations; the
     difference of two is tested by the delta method, as the mean of its linear part, which adds for each initialisation the
-    departure of its mean squared error, divided by twice the RMSE, of the one less that of the other. significant: one control of
-    the false-discovery rate over all cells of the card. Other arguments and errors as for `compare`.
+    departure of its mean squared error, divided by twice the RMSE, of the one less that of the other. So is that of two pooled
+    ACC, of states with a climatology; its `relative` is the change of 1 - ACC in per cent of that of the reference, so that what
+    is negative is better in each score. significant: one control of the false-discovery rate over all
+    cells of the card. Other arguments and errors as for `compare`.
     """
     unknown = [score for score in scores if score not in COMPARED]
     if unknown or not len(scores):
         raise InputError(f"scorecard: scores {list(scores)}; expected some of {', '.join(COMPARED)}")
+    if "acc" in scores:
+        lacking = [str(which.attrs.get("model", "?")) for which in (state, reference) if ANOMALIES[0] not in which]
+        if lacking:
+            raise InputError(
+                f"scorecard: {', '.join(lacking)} was scored without a climatology; give one to verify, or leave out acc"
+            )
     common = [region for region in regions_of(state) if region in regions_of(reference)]
     ours, theirs = _paired(state, reference, common if regions is None else regions)
     options = {"method": method, "level": level, "block": block, "n_boot": n_boot}
@@ -274,7 +298,8 @@ def _paired(state: xr.Dataset, reference: xr.Dataset, regions: Sequence[str] | N
     """Sums of both on what they share, (place, channel, time, prediction_timedelta): of regions, or of the cells both have."""
     probes = [which.isel(cell=slice(0, 1)) for which in (state, reference)]
     paired_sums(probes[0], probes[1])  # refuses what cannot be paired, at little cost
-    both = [_of_places(which[list(SUMS)], regions) for which in (state, reference)]
+    names = [*SUMS, *(ANOMALIES if all(ANOMALIES[0] in which for which in (state, reference)) else ())]
+    both = [_of_places(which[names], regions) for which in (state, reference)]
     ours, theirs = xr.align(*both, join="inner", copy=False)
     if ours.sizes["place"] == 0:
         raise InputError("the states have no cell or region in common; verify both on one grid, with the same land mask")
@@ -318,8 +343,9 @@ def _tests(
             test = mean_test(d if options["method"] == "bootstrap" else placed, steps=steps, seed=[seed, index], **options)
             named = {name: getattr(test, name) for name in ("lower", "upper", "statistic", "p_value")}
             named |= {"difference": test.mean, "n": np.isfinite(d).sum(-1), "n_eff": effective_size(placed)}
+            named["of_reference"] = of_reference
             with np.errstate(invalid="ignore", divide="ignore"):
-                named["relative"] = 100 * test.mean / of_reference
+                named["relative"] = 100 * (test.mean / of_reference if score != "acc" else -test.mean / (1 - of_reference))
             for name, values in named.items():
                 found[name][s, :, :, index] = values
     coords = {dim: ours[dim].values for dim in dims[1:]}
@@ -344,10 +370,23 @@ def _differences(
         if score == "crps":
             ours, theirs = (_comparable(sums, which) for sums, which in zip(rows, (state, reference), strict=True))
             return (ours - theirs).values, theirs.mean("time").values
+        if score == "acc":
+            ours, theirs = (_linear_acc(sums) for sums in rows)
+            return (ours - theirs).values, theirs.mean("time").values
         squares = [sums["squared_error"] / sums["weight"].where(sums["weight"] > 0) for sums in rows]
         errors = [square.mean("time") ** 0.5 for square in squares]
         parts = [(square + error**2) / (2 * error) for square, error in zip(squares, errors, strict=True)]
         return (parts[0] - parts[1]).values, errors[1].values
+
+
+def _linear_acc(sums: xr.Dataset) -> xr.DataArray:
+    """A series (..., time) whose mean is the pooled ACC, and whose departures from it are the linear part of each row's share."""
+    rows = sums[list(ANOMALIES)].where(sums["weight"] > 0)
+    product, forecast, truth = (rows[name] for name in ANOMALIES)
+    scale = (forecast.mean("time") * truth.mean("time")) ** 0.5
+    acc = product.mean("time") / scale.where(scale > 0)
+    linear = product / scale - 0.5 * acc * (forecast / forecast.mean("time") + truth / truth.mean("time"))
+    return linear + acc
 
 
 def _comparable(sums: xr.Dataset, state: xr.Dataset) -> xr.DataArray:
@@ -369,18 +408,17 @@ def _mean_block(rows: Sequence[xr.Dataset], members: Sequence[int], block: Block
 def _resampled(rows: xr.Dataset, counts: np.ndarray) -> xr.Dataset:
     """The sums in every resample, (channel, prediction_timedelta, sample); counts: (lead, sample, time)."""
     dims = ("channel", "prediction_timedelta", "sample")
-    rows = rows.transpose("channel", "prediction_timedelta", "time")
-    sums = {str(name): (dims, np.einsum("clt,lst->cls", array.values, counts, optimize=True)) for name, array in rows.items()}
+    rows = rows.transpose("prediction_timedelta", "channel", "time")
+    drawn = counts.transpose(0, 2, 1)  # a matrix product for each lead
+    sums = {str(name): (dims, (array.values @ drawn).transpose(1, 0, 2)) for name, array in rows.items()}
     return xr.Dataset(sums, coords={dim: rows[dim] for dim in dims[:2]})
-
-
-def _sides(values: np.ndarray, level: float) -> list[tuple[str, np.ndarray]]:
-    return list(zip(("lower", "upper"), _limits(values, level), strict=True))
 
 
 def _limits(values: np.ndarray, level: float) -> np.ndarray:
     """Both limits (2, channel, lead) of the samples along the last axis; NaN where none is finite."""
     limits = np.full((2, *values.shape[:-1]), np.nan)
     known = np.isfinite(values).any(axis=-1)
-    limits[:, known] = np.nanquantile(values[known], [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    whole = np.isfinite(values).all(axis=-1)
+    for those, quantile in ((whole, np.quantile), (known & ~whole, np.nanquantile)):  # the latter is far slower
+        limits[:, those] = quantile(values[those], [(1 - level) / 2, (1 + level) / 2], axis=-1)
     return limits

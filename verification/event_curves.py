@@ -1,0 +1,134 @@
+"""What diagrams of events are drawn from, read from a score state: reliability with its intervals, skill against another model.
+
+Intervals are from resampled initialisations, the draws of `verification.significance`: neighbouring points and days are alike, so
+that bars for independent cases would be far too short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from verification.events import brier
+from verification.readout import event_sums
+from verification.significance import draws_of_lead, limits
+
+PROBABILITIES = 11  # bins of a diagram, around 0, 0.1 .. 1: more are not read, and hold too few cases
+DIMS = ("channel", "prediction_timedelta", "event")
+
+Leads = Sequence[np.timedelta64] | np.ndarray
+
+
+def probability_bin(members: int, bins: int = PROBABILITIES) -> np.ndarray:
+    """The bin of each number of members 0 .. M, (M + 1,): the nearest of `bins` even steps from 0 to 1, halves upwards.
+
+    In whole numbers: no probability is misfiled by the rounding of i / M.
+    """
+    i = np.arange(members + 1)
+    found: np.ndarray = (2 * i * (bins - 1) + members) // (2 * members)
+    return found
+
+
+def reliability_bins(
+    state: xr.Dataset, *, leads: Leads, region: str | None = None, n_boot: int = 300, seed: int = 0, level: float = 0.95
+) -> xr.Dataset:
+    """A reliability diagram of few bins: Dataset (channel, prediction_timedelta, event, bin).
+
+    probability: mean of the forecasts in the bin (`probability_bin`), never its centre; frequency: how often the event followed,
+    with frequency_lower and frequency_upper (NaN from fewer than two initialisations); share: of all weight, the sharpness;
+    cases: weight, in grid points of mean area; initialisations that have some. NaN in empty bins.
+    """
+    sums = event_sums(state.sel(prediction_timedelta=leads), region)
+    members = int(state.attrs["members"])
+    inside = probability_bin(members)[:, None] == np.arange(PROBABILITIES)
+    binned = xr.dot(
+        sums["event_table"], xr.DataArray(inside * 1.0, dims=("members_forecasting", "bin")), dim="members_forecasting"
+    )
+    shares = inside * np.arange(members + 1)[:, None] / members
+    forecast = xr.dot(
+        sums["event_table"].sum("observed"), xr.DataArray(shares, dims=("members_forecasting", "bin")), dim="members_forecasting"
+    )
+    total = binned.sum("time")
+    weight = total.sum("observed")
+    whole = weight.sum("bin")
+    holders = (binned.sum("observed") > 0).sum("time")
+    found = xr.Dataset(
+        {
+            "probability": forecast.sum("time") / weight.where(weight > 0),
+            "frequency": total.isel(observed=1) / weight.where(weight > 0),
+            "share": weight / whole.where(whole > 0),
+            "cases": weight,
+            "initialisations": holders,
+        }
+    )
+    bounds = []
+    for lead in np.asarray(leads):
+        draws = draws_of_lead(state, lead, n_boot=n_boot, seed=seed)
+        drawn = xr.dot(binned.sel(prediction_timedelta=[lead]), draws, dim="time")
+        both = drawn.sum("observed")
+        bounds.append(limits(xr.Dataset({"frequency": drawn.isel(observed=1) / both.where(both > 0)}), (*DIMS, "bin"), level))
+    return found.merge(xr.concat(bounds, "prediction_timedelta").where(holders > 1)).transpose(*DIMS, "bin")
+
+
+def event_counts(state: xr.Dataset, region: str | None = None) -> xr.Dataset:
+    """How often each event happened, (channel, prediction_timedelta, event).
+
+    events: weight, in grid points of mean area; initialisations with an event somewhere; n, initialisations that count.
+    """
+    sums = event_sums(state, region)
+    happened = sums["event_table"].isel(observed=1).sum("members_forecasting")
+    fields = {
+        "events": happened.sum("time"),
+        "initialisations": (happened > 0).sum("time"),
+        "n": (sums["tail_weight"] > 0).sum("time"),
+    }
+    return xr.Dataset(fields).transpose(*DIMS)
+
+
+def event_skill(
+    state: xr.Dataset,
+    reference: xr.Dataset,
+    *,
+    leads: Leads | None = None,
+    region: str | None = None,
+    n_boot: int = 300,
+    seed: int = 0,
+    level: float = 0.95,
+) -> xr.Dataset:
+    """Skill for events against another model, on the initialisations both have: Dataset (channel, prediction_timedelta, event).
+
+    twcrps_skill and brier_skill, 1 - score / score of the reference, of the fair scores (of one member: those of the members as
+    they are), with <skill>_lower and <skill>_upper from joint resamples; n, common initialisations. leads: default all that both
+    have. A row in which the two hold different cases counts for neither.
+    """
+    members = [int(which.attrs["members"]) for which in (state, reference)]
+    both = [
+        event_sums(which, region)[["event_table", "tail_weight", "tail_abs_error", "tail_gini"]] for which in (state, reference)
+    ]
+    ours, theirs = xr.align(*both, join="inner", exclude=("members_forecasting",))
+    same = (ours["tail_weight"] > 0) & (abs(ours["tail_weight"] - theirs["tail_weight"]) <= 1e-9 * ours["tail_weight"])
+    pair = [sums.where(same, 0.0) for sums in (ours, theirs)]
+    wanted = ours["prediction_timedelta"].values if leads is None else np.asarray(leads)
+    at = {"prediction_timedelta": wanted}
+    skills = _skills([sums.sel(at).sum("time") for sums in pair], members)
+    bounds = []
+    for lead in wanted:
+        draws = draws_of_lead(ours, lead, n_boot=n_boot, seed=seed)
+        rows = [sums.sel(prediction_timedelta=[lead]).map(xr.dot, args=(draws,), dim="time") for sums in pair]
+        bounds.append(limits(_skills(rows, members), DIMS, level))
+    n = same.sum("time").sel(at)
+    return skills.merge(xr.concat(bounds, "prediction_timedelta").where(n > 1)).assign(n=n).transpose(*DIMS)
+
+
+def _skills(pair: Sequence[xr.Dataset], members: Sequence[int]) -> xr.Dataset:
+    ours, theirs = (_means(sums, size) for sums, size in zip(pair, members, strict=True))
+    return xr.Dataset({f"{name}_skill": 1 - ours[name] / theirs[name].where(theirs[name] > 0) for name in ("twcrps", "brier")})
+
+
+def _means(sums: xr.Dataset, members: int) -> xr.Dataset:
+    weight = sums["tail_weight"].where(sums["tail_weight"] > 0)
+    pairs = sums["tail_gini"] / 2 if members > 1 else 0.0
+    twcrps = (sums["tail_abs_error"] - pairs) / weight
+    return xr.Dataset({"twcrps": twcrps, "brier": brier(sums["event_table"], fair=members > 1)["brier"]})
