@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from verification.events import brier
+from verification.events import BINS
 from verification.readout import event_sums
 from verification.significance import draws_of_lead, limits
 
@@ -103,32 +103,38 @@ def event_skill(
     they are), with <skill>_lower and <skill>_upper from joint resamples; n, common initialisations. leads: default all that both
     have. A row in which the two hold different cases counts for neither.
     """
-    members = [int(which.attrs["members"]) for which in (state, reference)]
+    wanted = [lead for lead in state["prediction_timedelta"].values if leads is None or lead in np.asarray(leads)]
     both = [
-        event_sums(which, region)[["event_table", "tail_weight", "tail_abs_error", "tail_gini"]] for which in (state, reference)
+        _losses(which, [lead for lead in wanted if lead in which["prediction_timedelta"].values], region)
+        for which in (state, reference)
     ]
-    ours, theirs = xr.align(*both, join="inner", exclude=("members_forecasting",))
-    same = (ours["tail_weight"] > 0) & (abs(ours["tail_weight"] - theirs["tail_weight"]) <= 1e-9 * ours["tail_weight"])
-    pair = [sums.where(same, 0.0) for sums in (ours, theirs)]
-    wanted = ours["prediction_timedelta"].values if leads is None else np.asarray(leads)
-    at = {"prediction_timedelta": wanted}
-    skills = _skills([sums.sel(at).sum("time") for sums in pair], members)
+    ours, theirs = xr.align(*both, join="inner")
+    same = (ours["weight"] > 0) & (abs(ours["weight"] - theirs["weight"]) <= 1e-9 * ours["weight"])
+    pair = [losses.drop_vars("weight").where(same, 0.0) for losses in (ours, theirs)]
+    skills = _skills(*(losses.sum("time") for losses in pair))
     bounds = []
-    for lead in wanted:
+    for lead in ours["prediction_timedelta"].values:
         draws = draws_of_lead(ours, lead, n_boot=n_boot, seed=seed)
-        rows = [sums.sel(prediction_timedelta=[lead]).map(xr.dot, args=(draws,), dim="time") for sums in pair]
-        bounds.append(limits(_skills(rows, members), DIMS, level))
-    n = same.sum("time").sel(at)
+        rows = [losses.sel(prediction_timedelta=[lead]).map(xr.dot, args=(draws,), dim="time") for losses in pair]
+        bounds.append(limits(_skills(*rows), DIMS, level))
+    n = same.sum("time")
     return skills.merge(xr.concat(bounds, "prediction_timedelta").where(n > 1)).assign(n=n).transpose(*DIMS)
 
 
-def _skills(pair: Sequence[xr.Dataset], members: Sequence[int]) -> xr.Dataset:
-    ours, theirs = (_means(sums, size) for sums, size in zip(pair, members, strict=True))
-    return xr.Dataset({f"{name}_skill": 1 - ours[name] / theirs[name].where(theirs[name] > 0) for name in ("twcrps", "brier")})
-
-
-def _means(sums: xr.Dataset, members: int) -> xr.Dataset:
-    weight = sums["tail_weight"].where(sums["tail_weight"] > 0)
+def _losses(state: xr.Dataset, leads: Leads, region: str | None) -> xr.Dataset:
+    """Weighted sums of the Brier score and of the twCRPS, fair where they can be, of each initialisation, and their weight."""
+    sums, members = event_sums(state.sel(prediction_timedelta=leads), region), int(state.attrs["members"])
+    i = np.arange(members + 1.0)
+    wrong = np.stack([i, members - i], axis=1)  # members that the outcome, no or yes, speaks against
+    penalty = wrong * (wrong - 1) / (members * (members - 1)) if members > 1 else wrong**2
     pairs = sums["tail_gini"] / 2 if members > 1 else 0.0
-    twcrps = (sums["tail_abs_error"] - pairs) / weight
-    return xr.Dataset({"twcrps": twcrps, "brier": brier(sums["event_table"], fair=members > 1)["brier"]})
+    fields = {
+        "twcrps": sums["tail_abs_error"] - pairs,
+        "brier": xr.dot(sums["event_table"], xr.DataArray(penalty, dims=BINS), dim=BINS),
+        "weight": sums["tail_weight"],
+    }
+    return xr.Dataset(fields)
+
+
+def _skills(ours: xr.Dataset, theirs: xr.Dataset) -> xr.Dataset:
+    return xr.Dataset({f"{name}_skill": 1 - ours[name] / theirs[name].where(theirs[name] > 0) for name in ("twcrps", "brier")})

@@ -46,8 +46,8 @@ def scores_table(state: xr.Dataset, region: str | None = None, *, size: float | 
     scores["n"] = (rows["weight"] > 0).sum("time")
     scores["dropped"] = pooled["dropped"].astype(np.int64)
     if ANOMALIES[0] in rows:
-        scores["acc"] = _acc(pooled)
-        scores["acc_mean"] = _acc(rows).mean("time")
+        scores["acc"] = anomaly_correlation(pooled)
+        scores["acc_mean"] = anomaly_correlation(rows).mean("time")
     if has_zones(state, region):
         ranks = zone_sums(state, ["ranks"], region)["ranks"].sum("time")
         scores["rank_histogram"] = ranks / pooled["weight"].where(pooled["weight"] > 0)
@@ -190,18 +190,19 @@ def event_ratios(sums: xr.Dataset, members: int) -> xr.Dataset:
     table = sums["event_table"]
     total = table.sum(BINS)
     base = table.isel(observed=1).sum(BINS[0]) / total.where(total > 0)
-    fair, plain = brier(table), brier(table, fair=False)
-    uncertainty = plain["uncertainty"]
+    parts = brier(table)
+    uncertainty = parts["uncertainty"]
+    plain = parts["reliability"] - parts["resolution"] + uncertainty  # equal by definition, and cheaper than a second reading
     weight = sums["tail_weight"].where(sums["tail_weight"] > 0)
     pairs = sums["tail_gini"] / 2
     return xr.Dataset(
         {
             "base_rate": base,
-            "brier": fair["brier"],
-            "brier_ecdf": plain["brier"],
-            "brier_skill": 1 - (fair if members > 1 else plain)["brier"] / uncertainty.where(uncertainty > 0),
-            "reliability": plain["reliability"],
-            "resolution": plain["resolution"],
+            "brier": parts["brier"],
+            "brier_ecdf": plain,
+            "brier_skill": 1 - (parts["brier"] if members > 1 else plain) / uncertainty.where(uncertainty > 0),
+            "reliability": parts["reliability"],
+            "resolution": parts["resolution"],
             "uncertainty": uncertainty,
             "auc": roc(table)["auc"],
             "sedi": sedi(table).isel(members_required=(members - 1) // 2, drop=True),
@@ -332,7 +333,7 @@ def in_training(state: xr.Dataset) -> str:
     return f"{model}: of {flags.size} initialisations {' and '.join(parts)}; these scores are not independent of training"
 
 
-def _acc(sums: xr.Dataset) -> xr.DataArray:
+def anomaly_correlation(sums: xr.Dataset) -> xr.DataArray:
     """Uncentred anomaly correlation from sums of products."""
     power = sums["forecast_anomaly"] * sums["truth_anomaly"]
     return sums["anomaly_product"] / power.where(power > 0) ** 0.5
