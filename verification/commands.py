@@ -107,6 +107,10 @@ def verify(
 def report(
     scores: Annotated[list[Path], typer.Argument(help="score states: the model first, then what it is compared with")],
     out: Annotated[Path, typer.Option(help="the page; its numbers go to .csv and .json beside it")] = Path("report.html"),
+    reference: Annotated[
+        str | None,
+        typer.Option(help="name of the model that every other is compared with; else the first is compared with each"),
+    ] = None,
     forecast: Annotated[Path | None, typer.Option(help="forecast store for the maps of one case")] = None,
     truth: Annotated[Path | None, typer.Option(help="analysis store for the maps of that case")] = None,
     init: Annotated[
@@ -116,7 +120,10 @@ def report(
 ) -> None:
     """Write the verification report: one self-contained HTML page with curves, maps, tables and their policies.
 
-    Example: plumecast report crps.scores.zarr climatology.scores.zarr --out report.html
+    Example: plumecast report crps.scores.zarr vae.scores.zarr climatology.scores.zarr --reference climatology --out report.html
+
+    The page is self-contained (no network), and switches regions, seasons, variables and light or dark. Differences are tested in
+    pairs, with the rate of false discoveries controlled over the whole scorecard.
     """
     from data_pipeline import open_analysis
     from verification.report import write_report
@@ -125,7 +132,7 @@ def report(
     states = [open_state(path) for path in scores]
     case = _one_init(forecast, init).load() if forecast else None
     observed = open_analysis(truth) if truth else None
-    path = write_report(states, out, case=case, truth=observed, title=title)
+    path = write_report(states, out, reference=reference, case=case, truth=observed, title=title)
     typer.echo(f"report: {path}")
 
 

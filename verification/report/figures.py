@@ -55,6 +55,8 @@ RC: dict[Any, Any] = {
     "axes.axisbelow": True,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
+    "xtick.major.size": 0,  # the grid is there; ticks would be a third of the bytes
+    "ytick.major.size": 0,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "axes.titlesize": 9,
@@ -76,11 +78,13 @@ class Line:
     dashed: bool = False
 
 
-def curves(lines: Sequence[Line], *, title: str, units: str, alt: str, reference: float | None = None) -> Markup:
+def curves(
+    lines: Sequence[Line], *, title: str, units: str, alt: str, reference: float | None = None, top: float | None = None
+) -> Markup:
     """Scores by lead with intervals as bands, as an SVG element. Leads in days; NaN values break a line.
 
     alt: what the picture shows, unique in a page: the ids inside are made from it. reference: a value to draw a line at, and to
-    centre the axis on; without it the axis starts at zero.
+    centre the axis on; without it the axis starts at zero, or below if values do, and ends at `top`.
     """
     with mpl.rc_context(RC | {"svg.hashsalt": alt}):
         figure = Figure(figsize=PANEL)
@@ -94,7 +98,8 @@ def curves(lines: Sequence[Line], *, title: str, units: str, alt: str, reference
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         if reference is None:
-            ax.set_ylim(bottom=0)
+            lowest = min([0.0, *[float(line.rows["value"].min()) for line in lines]])
+            ax.set_ylim(1.1 * lowest, top)
         else:
             reach = max([0.3, *[float(np.nanmax(np.abs(line.rows["value"] - reference))) * 1.1 for line in lines]])
             ax.set_ylim(max(reference - reach, 0), reference + reach)
@@ -157,14 +162,16 @@ def svg(figure: Figure, alt: str) -> Markup:
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"<g id=\"[^\"]*\"", "<g", text)
     text = re.sub(r"<path id=\"[^m\"][^\"]*\"", "<path", text)
     text = re.sub(r" font-family: [^;\"]+;", "", text)
     text = re.sub(r" transform=\"rotate\(-0 [^\"]*\"", "", text)
     text = re.sub(r"(\d+\.\d{2})\d+", r"\1", text)
-    text = re.sub(r"\s*\n\s*", " ", text)
+    text = re.sub(r"<path d=\"[^\"]*\" style=\"fill: none\"/>", "", text)  # the background, which nobody sees
+    text = re.sub(r"\s*\n\s*", " ", text).replace("> <", "><").replace(' "', '"').replace("xlink:href", "href")
+    text = re.sub(r"<g>\s*</g>", "", text)
     for placeholder, variable in CSS.items():
         text = text.replace(placeholder, variable)
     view = re.search(r"viewBox=\"[^\"]*\"", text)

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-import os
+import base64
+import hashlib
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-import pandas as pd
 import xarray as xr
+from markupsafe import Markup
 
+from data_pipeline.disk import write_bytes
 from data_pipeline.errors import InputError
 from verification.certify import certify, check_policy, require
-from verification.readout import scores_table
-from verification.report import events, fields, figures, provenance, tables
-from verification.report.numbers import collect, map_fields, reported_regions
-from verification.report.tables import Table, card_leads, lead_name, pick
-from verification.styles import Style, style_of
+from verification.report import (
+    curves,
+    decisions,
+    details,
+    events,
+    fields,
+    figures,
+    provenance,
+    ranks,
+    reliability,
+    scorecard,
+    spectra,
+    tables,
+)
+from verification.report.numbers import collect, map_fields, pairs_of, reported_regions
+from verification.report.tables import card_leads
 
 LEVEL = 95  # per cent of the intervals
-RANKS = (
-    "How often the truth fell below, between and above the {members} members of {name}, relative to a flat one (dashed, 1). "
-    "A U shape means too little spread, a dome too much, a slope a bias. Ties are shared among the ranks they span. Whole domain."
-)
+DRAWS = 300  # at most, of the sections that resample whole tables
 MAPS = (
     "Means over all initialisations at each grid point; one scale for the leads of a row. Where spread / error is below 1 "
     "(orange) the ensemble is too confident, above 1 (purple) too cautious. Few initialisations leave noise at single points."
-)
-SCORECARD = (
-    "Blue is better than the reference, orange worse; bold where the 95 % interval excludes no difference. The spread/skill "
-    "ratio is blue within 0.9 to 1.1, orange outside; bold where its interval excludes 1."
 )
 
 
@@ -39,6 +46,7 @@ def write_report(
     states: Sequence[xr.Dataset],
     out: Path,
     *,
+    reference: str | None = None,
     case: xr.Dataset | None = None,
     truth: xr.Dataset | None = None,
     title: str = "Verification report",
@@ -47,25 +55,41 @@ def write_report(
 ) -> Path:
     """Write the report of score states to `out` (.html), and `out` with .csv and .json beside it. Returns `out`.
 
-    states: the model first, then baselines or other models; scores are taken over the initialisations and leads each has, skills
-    over those in common. case: one initialisation of the model's ensemble in the schema, shown as maps beside `truth` (schema
-    "analysis"); default the first case that the state keeps. n_boot, seed: bootstrap of the intervals. The page has no script and
-    asks for nothing from a network; equal arguments give equal bytes. The scores are certified first (`verification.certify`).
-    Raises GateError if that fails, InputError if a state is not a score state or does not state its policy, or if two states bear
-    the same model name.
+    states: the model first, then baselines or other models; scores are taken over the initialisations and leads each has,
+    differences and skill over those in common. reference: the name of the model that every other is compared with; without one
+    the first is compared with every other. case: one initialisation of the model's ensemble in the schema, shown as maps beside
+    `truth` (schema "analysis"); default the first case that the state keeps. n_boot, seed: bootstrap of the intervals.
+
+    The page asks for nothing from a network and is whole without its script, which switches regions and seasons of the curves and
+    the theme; equal arguments give equal bytes. The numbers of the diagrams go to .details.csv and .details.json, those of the
+    tables of maps to .maps.csv. The scores are certified first (`verification.certify`). Raises GateError if that fails,
+    InputError if a state is not a score state or does not state its policy, if two states bear the same model name, or if none is
+    the reference.
     """
     names = _names(states)
+    pairs = pairs_of(names, reference)
     certificate = certify()
     require(certificate)
     for state in states:
         check_policy(state)
-    numbers = collect(states, n_boot=n_boot, seed=seed)
-    facts = provenance.facts(states, certificate, n_boot=n_boot, seed=seed)
+    numbers = collect(states, pairs, n_boot=n_boot, seed=seed)
+    facts = provenance.facts(states, certificate, reference=reference, n_boot=n_boot, seed=seed)
+    shown = _sections(states, reference, n_boot=min(n_boot, DRAWS), seed=seed)
+    maps = {
+        "score_maps": _score_maps(states[0]),
+        "case": fields.case_of_state(states[0]) if case is None else fields.case_section(case, truth, model=names[0]),
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     header = {"title": title, "verified": dict(facts.head + facts.rest), "models": provenance.models(states)}
-    as_csv, as_json = tables.write_numbers(numbers, header, out)
+    beside = tables.write_numbers(numbers, header, out)
+    beside += details.write_details([part for section in shown for part in section["numbers"]], out)
+    beside += tables.write_tables(list(tables.tables_in(maps)), out.with_suffix(".maps.csv"))
+    script = _script()
+    regions = reported_regions(states)
     context = {
         "title": title,
+        "policy": _policy(script),
+        "script": Markup(script),
         "summary": facts.summary,
         "head": facts.head,
         "facts": facts.rest,
@@ -73,21 +97,39 @@ def write_report(
         "models": [{"name": name, "swatch": figures.swatch(index)} for index, name in enumerate(names)],
         "models_table": provenance.models_table(states),
         "level": LEVEL,
-        "csv_name": as_csv.name,
-        "json_name": as_json.name,
+        "beside": [path.name for path in beside],
         "notes": provenance.NOTES,
-        "score_maps": _score_maps(states[0]),
-        "events": events.section(states, n_boot=min(n_boot, 300), seed=seed),
-        "case": fields.case_of_state(states[0]) if case is None else fields.case_section(case, truth, model=names[0]),
-        **_scorecard(numbers, names),
-        **_by_lead(numbers, names, reported_regions(states)),
-        **_ranks(states[0], names[0]),
+        "scorecard": scorecard.section(numbers, names, pairs, regions),
+        "curves": curves.section(numbers, names, regions),
+        "sections": shown,
+        **maps,
     }
     page = _environment().get_template("template.html").render(context)
-    fresh = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    fresh.write_text(page, encoding="utf-8")
-    fresh.replace(out)
+    write_bytes(out, page.encode("utf-8"))
     return out
+
+
+def _sections(states: Sequence[xr.Dataset], reference: str | None, *, n_boot: int, seed: int) -> list[dict[str, Any]]:
+    """The diagrams that the states have something for."""
+    options: dict[str, Any] = {"n_boot": n_boot, "seed": seed}
+    found = [
+        ranks.section(states, **options),
+        reliability.section(states, **options),
+        decisions.section(states, **options),
+        events.section(states, reference=reference, **options),
+        spectra.section(states),
+    ]
+    return [section for section in found if section is not None and section["channels"]]
+
+
+def _script() -> str:
+    return resources.files("verification.report").joinpath("script.js").read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    """The Content-Security-Policy: nothing from anywhere, and no script but this one."""
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 def _names(states: Sequence[xr.Dataset]) -> list[str]:
@@ -105,81 +147,14 @@ def _names(states: Sequence[xr.Dataset]) -> list[str]:
 
 def _environment() -> jinja2.Environment:
     loader = jinja2.PackageLoader("verification.report", ".")
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["packed"] = _packed
+    return environment
 
 
-def _scorecard(numbers: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
-    here = numbers[numbers["model"] == names[0]]
-    region = here["region"].iloc[0]
-    channels = list(dict.fromkeys(here["channel"]))
-    single = here.loc[here["score"] == "crps", "value"].isna().all()
-    own = [("crps_ecdf", "")] if single else [("crps", ""), ("ssr", "")]
-    wanted = [("crpss", reference) for reference in names[1:]] + own
-    cards = [
-        tables.card(numbers, score=score, reference=reference, model=names[0], region=region, channels=channels)
-        for score, reference in wanted
-    ]
-    return {"cards": cards, "scorecard_note": SCORECARD}
-
-
-def _by_lead(numbers: pd.DataFrame, names: Sequence[str], regions: Sequence[str]) -> dict[str, Any]:
-    channels = list(dict.fromkeys(numbers["channel"]))
-    return {
-        "regions": [
-            {"name": region, "channels": [_channel_curves(numbers, channel, region, names) for channel in channels]}
-            for region in regions
-        ]
-    }
-
-
-def _channel_curves(numbers: pd.DataFrame, channel: str, region: str, names: Sequence[str]) -> dict[str, Any]:
-    style, here = style_of(channel), pick(numbers, channel=channel, region=region)
-
-    def lines(score: str, dashed: bool = False) -> list[figures.Line]:
-        rows = [(index, pick(here, model=name, score=score)) for index, name in enumerate(names)]
-        return [figures.Line(chosen, index, dashed) for index, chosen in rows if chosen["value"].notna().any()]
-
-    fair = lines("crps")
-    single = [line for line in lines("crps_ecdf") if line.model not in {other.model for other in fair}]
-    note = "lower is better" + (f"; of {_named(single, names)} (one member) the MAE" if single else "")
-    both = lines("rmse") + lines("spread", dashed=True)
-    panels = [
-        ("fair CRPS", style.difference_units, [*fair, *single], None, note),
-        ("RMSE, spread", style.difference_units, both, None, "RMSE of the mean with markers, spread dashed; equal is calibrated"),
-        ("spread/skill ratio", "", lines("ssr"), 1.0, "1 is calibrated, below 1 too confident"),
-    ]
-    drawn = []
-    for title, units, content, reference, caption in panels:
-        alt = f"{title} of {style.long_name} by lead, {region}, for {', '.join(names)}; the numbers are in the table below"
-        picture = figures.curves(content, title=title, units=units, alt=alt, reference=reference)
-        drawn.append({"svg": picture, "caption": caption})
-    table = tables.leads_table(numbers, channel=channel, region=region, models=names)
-    return {"label": style.label, "long_name": style.long_name, "figures": drawn, "table": table}
-
-
-def _named(lines: Sequence[figures.Line], names: Sequence[str]) -> str:
-    return ", ".join(names[line.model] for line in lines)
-
-
-def _ranks(state: xr.Dataset, name: str) -> dict[str, Any]:
-    shares = scores_table(state)["rank_histogram"]
-    members = shares.sizes["rank"] - 1
-    if members == 1:
-        return {"ranks": [], "ranks_note": "One member has no ranks to count."}
-    leads = card_leads(_hours(state))
-    channels = [_channel_ranks(shares.sel(channel=label), style_of(str(label)), leads) for label in shares["channel"].values]
-    return {"ranks": channels, "ranks_note": RANKS.format(members=members, name=name)}
-
-
-def _channel_ranks(shares: xr.DataArray, style: Style, leads: Sequence[float]) -> dict[str, Any]:
-    drawn, rows = [], []
-    for lead in leads:
-        values = shares.sel(prediction_timedelta=pd.Timedelta(hours=lead)).values
-        alt = f"Rank histogram of {style.long_name} at {lead_name(lead)}: outer ranks {values[0]:.3f} and {values[-1]:.3f}"
-        drawn.append(figures.rank_histogram(values, title=lead_name(lead), model=0, alt=alt))
-        rows.append([lead_name(lead), *[f"{value:.4f}" for value in values]])
-    table = Table(f"{style.long_name}: relative frequency of each rank", ["lead", *map(str, range(shares.sizes["rank"]))], rows)
-    return {"label": style.label, "long_name": style.long_name, "figures": drawn, "table": table}
+def _packed(html: str, keep: bool = False) -> Markup:
+    """Part of the page for its script to unpack, an eighth of the size; as it is if `keep`: what is first seen needs none."""
+    return Markup(html) if keep else Markup(f'<div data-packed="{curves.packed(str(html))}"></div>')
 
 
 def _score_maps(state: xr.Dataset) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,19 @@ NOTES = [
         "intervals",
         "95 % intervals from a bootstrap over initialisations, drawn in blocks as long as the lead because forecasts that "
         "overlap share their errors: what another sample of starting dates could have given. Differences between models are "
-        "surer than their separate intervals suggest, because all see the same weather: read the skill.",
+        "surer than their separate intervals suggest, because all see the same weather: read the scorecard.",
+    ),
+    (
+        "significance",
+        "A t test of the paired differences of single initialisations, with as many independent cases as their persistence "
+        "leaves (AR(2), Geer 2016); of RMSE and correlation its linear part. Among many tests some are lucky: the dots keep the "
+        "expected share of false discoveries below 10 % over all scores, regions, variables and leads of a comparison "
+        "(Benjamini and Hochberg 1995).",
+    ),
+    (
+        "anomaly correlation",
+        "Correlation of the departures of ensemble mean and truth from the climatology, pooled over points and initialisations. "
+        "1 is perfect, 0 without skill; 0.6 is often taken as the limit of use for a weather chart.",
     ),
 ]
 
@@ -71,30 +83,57 @@ class Facts:
     rest: list[tuple[str, str]]
 
 
-def facts(states: Sequence[xr.Dataset], certificate: Certificate, *, n_boot: int, seed: int) -> Facts:
+def facts(
+    states: Sequence[xr.Dataset], certificate: Certificate, *, reference: str | None = None, n_boot: int, seed: int
+) -> Facts:
+    """The header of a report of any number of models; what differs between them is told of each."""
     model, attrs = states[0], states[0].attrs
-    times, count = _period(model), model.sizes["time"]
-    leads = [float(lead / np.timedelta64(1, "h")) for lead in model["prediction_timedelta"].values]
-    others = [str(state.attrs.get("model", "?")) for state in states[1:]]
-    name, members, truth = attrs.get("model", "?"), attrs.get("members", "?"), attrs.get("truth", "its analysis")
-    span = f"{lead_name(leads[0])} to {lead_name(leads[-1])}"
-    summary = f"{members} members of {name}, {count} initialisations {times}, leads {span}, "
-    summary += f"verified against {truth}" + (f" beside {_listing(others)}." if others else ".")
+    names = [_name(state) for state in states]
+    truths = _of_each(states, lambda state: str(state.attrs.get("truth", "its analysis")), names)
+    summary = f"{attrs.get('members', '?')} members of {names[0]}, {model.sizes['time']} initialisations {_period(model)}, "
+    summary += f"leads {_span(model)}, verified against {attrs.get('truth', 'its analysis')}"
+    summary += f" beside {_listing(names[1:])}." if names[1:] else "."
+    compared = "none" if len(states) == 1 else f"{_listing([n for n in names if n != reference])}, each with {reference}"
+    if reference is None and len(states) > 1:
+        compared = f"{names[0]} with {_listing(names[1:])}"
+    counts = [state.sizes["time"] for state in states]
     head = [
-        ("Model", f"{name}, {members} members"),
-        ("Verified against", f"{truth}" + (f", {attrs['truth_period']}" if attrs.get("truth_period") else "")),
-        ("Initialisations", f"n = {count}, {times}"),
-        ("Leads", f"{len(leads)}, {span}"),
+        ("Models" if len(states) > 1 else "Model", ", ".join(map(_counted, states))),
+        ("Verified against", truths + (f", {attrs['truth_period']}" if attrs.get("truth_period") else "")),
+        ("Initialisations", _of_each(states, lambda state: f"n = {state.sizes['time']}, {_period(state)}", names)),
+        ("Leads", _of_each(states, lambda state: f"{state.sizes['prediction_timedelta']}, {_span(state)}", names)),
         ("Fields", f"{model.sizes['channel']} on {_grid(model)}"),
-        ("Boundary", str(attrs.get("boundary", "none"))),
+        ("Compared", compared),
+        ("Boundary", _of_each(states, lambda state: str(state.attrs.get("boundary", "none")), names)),
         ("Estimator", _estimator(states)),
         ("Policy", POLICY),
         ("Certified", f"{certificate.summary} by this run ({_versions(certificate)})"),
-        ("Left out", f"{_dropped(model)} for missing values"),
-        ("Intervals", f"95 %, {n_boot} block bootstrap samples of the initialisations, seed {seed}" + _too_few(count)),
+        ("Left out", _of_each(states, _dropped, names) + " for missing values"),
+        ("Intervals", f"95 %, {n_boot} block bootstrap samples of the initialisations, seed {seed}" + _too_few(min(counts))),
     ]
-    head = [(label, text) for label, text in head if (label, text) != ("Boundary", "none")]
+    head = [(label, text) for label, text in head if (label, text) not in (("Boundary", "none"), ("Compared", "none"))]
     return Facts(summary, head, _rest(attrs))
+
+
+def _of_each(states: Sequence[xr.Dataset], tell: Callable[[xr.Dataset], str], names: Sequence[str]) -> str:
+    """What is told of every state, once if it is the same for all."""
+    told = [tell(state) for state in states]
+    return told[0] if len(set(told)) == 1 else "; ".join(f"{name}: {text}" for name, text in zip(names, told, strict=True))
+
+
+def _name(state: xr.Dataset) -> str:
+    return str(state.attrs.get("model", "?"))
+
+
+def _counted(state: xr.Dataset) -> str:
+    """The model with its members, unless its name says them."""
+    name, members = _name(state), state.attrs.get("members", "?")
+    return name if f"{members} member" in name else f"{name} ({members} member{'' if members == 1 else 's'})"
+
+
+def _span(state: xr.Dataset) -> str:
+    first, last = (lead_name(float(state["prediction_timedelta"].values[i] / np.timedelta64(1, "h"))) for i in (0, -1))
+    return first if first == last else f"{first} to {last}"
 
 
 def _versions(certificate: Certificate) -> str:
@@ -102,7 +141,7 @@ def _versions(certificate: Certificate) -> str:
 
 
 def _estimator(states: Sequence[xr.Dataset]) -> str:
-    single = [str(state.attrs.get("model", "?")) for state in states if state.attrs.get("members") == 1]
+    single = [_name(state) for state in states if state.attrs.get("members") == 1]
     note = f"; {_listing(single)}: {ONE_MEMBER}" if single else ""
     return "fair CRPS; sums over all cases first, division last" + note
 
@@ -158,7 +197,7 @@ def alarms(states: Sequence[xr.Dataset]) -> list[dict[str, str]]:
                 texts.append(f"{count} of {worst.size} initialisations or their valid times lie in its {period} period{dates}")
         stamps = [stamp_name(stamp) for stamp in state["time"].values[worst > 0]]
         text = "; ".join(texts) + ". Its scores here are not those of new weather."
-        found.append({"model": str(state.attrs.get("model", "?")), "text": text, "listing": ", ".join(stamps)})
+        found.append({"model": _name(state), "text": text, "listing": ", ".join(stamps)})
     return found
 
 
@@ -182,5 +221,5 @@ def models_table(states: Sequence[xr.Dataset]) -> Table:
         keys = ("members", "initialisations", "boundary", "training_period", "seed")
         cells = [{**attrs, "initialisations": state.sizes["time"]}.get(key) for key in keys]
         shown = ["–" if cell in (None, "") else str(cell) for cell in cells]
-        rows.append([str(attrs.get("model", "?")), *shown, checkpoint])
+        rows.append([_name(state), *shown, checkpoint])
     return Table("Every model of this report", columns, rows)

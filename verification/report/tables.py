@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from data_pipeline.disk import write_bytes
 from verification.styles import style_of
 
 CARD_DAYS = (1, 3, 5, 7, 10)
@@ -37,36 +38,6 @@ class Table:
     caption: str
     columns: list[str]
     rows: list[list[str]]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a scorecard. tone: "good", "poor" or ""; weight 0 to 1: depth of colour; sure: interval off neutral."""
-
-    value: str
-    interval: str = ""
-    tone: str = ""
-    weight: float = 0.0
-    sure: bool = False
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class CardRow:
-    label: str
-    long_name: str
-    units: str
-    cells: list[Cell]
-
-
-@dataclass(frozen=True)
-class Card:
-    """Channels x leads of one score, coloured."""
-
-    caption: str
-    columns: list[str]
-    rows: list[CardRow] = field(default_factory=list)
-    corner: str = ""
 
 
 def card_leads(hours: Sequence[float], days: Sequence[float] = CARD_DAYS) -> list[float]:
@@ -115,42 +86,7 @@ def pick(numbers: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
     chosen = numbers
     for name, value in wanted.items():
         chosen = chosen[chosen[name] == value]
-    return chosen.sort_values("lead_hours")
-
-
-def card(numbers: pd.DataFrame, *, score: str, model: str, region: str, channels: Sequence[str], reference: str = "") -> Card:
-    """The scorecard of one score of one model over channels and leads."""
-    leads = card_leads(numbers["lead_hours"].tolist())
-    rows = []
-    for channel in channels:
-        style = style_of(channel)
-        chosen = pick(numbers, score=score, model=model, region=region, channel=channel, reference=reference)
-        by_lead = {row.lead_hours: row for row in chosen.itertuples()}
-        cells = [_cell(score, by_lead[lead]) if lead in by_lead else Cell("–") for lead in leads]
-        rows.append(
-            CardRow(style.label, style.long_name, style.difference_units if score in ("crps", "crps_ecdf") else "", cells)
-        )
-    used = pick(numbers, score=score, model=model, region=region, reference=reference)["n"]
-    count = f"n = {used.min()}" if used.nunique() == 1 else f"n = {used.min()} to {used.max()}" if len(used) else "n = 0"
-    name = SCORE_NAMES[score] + (f" against {reference}" if reference else "")
-    return Card(f"{name}, {region}, 95 % intervals, {count} initialisations", [lead_name(lead) for lead in leads], rows)
-
-
-def _cell(score: str, row: Any) -> Cell:
-    signed = score in ("crpss", "bias")
-    tone, weight, sure = "", 0.0, False
-    if score == "crpss" and math.isfinite(row.value):
-        tone, weight = ("good" if row.value > 0 else "poor"), min(abs(row.value), 1.0)
-        sure = row.low > 0 or row.high < 0
-    if score == "ssr" and math.isfinite(row.value) and row.value > 0:
-        off = abs(math.log(row.value))
-        tone = "good" if 0.9 <= row.value <= 1.1 else "poor"
-        weight = 0.45 if tone == "good" else min(off, 1.0)
-        sure = row.low > 1 or row.high < 1
-    limits = interval(row.low, row.high, signed)
-    parts = [f"{number(row.value, signed)} {row.units}".strip(), f"95 % interval {limits}" if limits else "", f"n = {row.n}"]
-    title = ", ".join(part for part in parts if part)
-    return Cell(number(row.value, signed), limits, tone, round(weight, 3), sure, title)
+    return chosen.sort_values("lead_hours", kind="stable")
 
 
 def leads_table(numbers: pd.DataFrame, *, channel: str, region: str, models: Sequence[str]) -> Table:
@@ -182,13 +118,38 @@ def _with_interval(row: Any) -> str:
     return number(row.value, signed) + (f" [{limits}]" if limits else "")
 
 
-def write_numbers(numbers: pd.DataFrame, header: dict[str, Any], out: Path) -> tuple[Path, Path]:
-    """Write the long table beside the page as CSV and, with the header, as JSON (missing values null). Returns both paths."""
+def write_numbers(numbers: pd.DataFrame, header: dict[str, Any], out: Path) -> list[Path]:
+    """Write the long table beside the page as CSV and, with the header, as JSON by columns (missing values null)."""
     as_csv, as_json = out.with_suffix(".csv"), out.with_suffix(".json")
-    numbers.to_csv(as_csv, index=False, float_format="%.10g", lineterminator="\n")
-    rows = [{key: _plain(value) for key, value in row.items()} for row in numbers.to_dict(orient="records")]
-    as_json.write_text(json.dumps({**header, "numbers": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return as_csv, as_json
+    columns = {str(name): [_plain(value) for value in column.tolist()] for name, column in numbers.items()}
+    text = json.dumps({**header, "numbers": columns}, ensure_ascii=False, separators=(",", ":"))
+    write_bytes(as_csv, numbers.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode("utf-8"))
+    write_bytes(as_json, (text + "\n").encode("utf-8"))
+    return [as_csv, as_json]
+
+
+def tables_in(content: Any) -> Iterator[Table]:
+    """Every table in dicts and lists, in their order."""
+    if isinstance(content, Table):
+        yield content
+    elif isinstance(content, Mapping | list):
+        for part in content.values() if isinstance(content, Mapping) else content:
+            yield from tables_in(part)
+
+
+def write_tables(found: Sequence[Table], out: Path) -> list[Path]:
+    """Write tables as they are printed, one cell a row: table, row, column, value. [] of none."""
+    rows = [
+        (table.caption, row[0], column, value)
+        for table in found
+        for row in table.rows
+        for column, value in zip(table.columns[1:], row[1:], strict=True)
+    ]
+    if not rows:
+        return []
+    long = pd.DataFrame(rows, columns=["table", "row", "column", "value"])
+    write_bytes(out, long.to_csv(index=False, lineterminator="\n").encode("utf-8"))
+    return [out]
 
 
 def _plain(value: Any) -> Any:
