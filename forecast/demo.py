@@ -6,7 +6,7 @@ import time
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -42,17 +42,30 @@ def sample_recipe() -> dict[str, Any]:
     return recipe
 
 
-def run_demo(out: Path, members: int) -> Path:
-    """Ingest, forecast, baselines, scores, report in `out`; returns the report. Prints the headline table."""
-    console, started = table_console(), time.monotonic()
+class Stores(NamedTuple):
+    """Where the demo keeps its analysis, climatology and forecast."""
+
+    analysis: Path
+    climatology: Path
+    forecast: Path
+
+
+def prepare(out: Path, members: int = 24, inits: int = INITS, days: float = DAYS) -> Stores:
+    """The stores of the demo in `out`, of which those that are there already are not made again."""
     recipe, analysis_path = sample_recipe(), out / "analysis.zarr"
     with ProgressDisplay("ingest of the packaged planet", "stamps") as bar:
         ingest(recipe, analysis_path, progress=bar)
-    analysis = open_analysis(analysis_path)
-    with console.status("climatology of the packaged training years"):
+    with table_console().status("climatology of the packaged training years"):
         climate_path = make_climatology(recipe, out, quantiles=QUANTILES)
-    forecast_path = _forecast(analysis, section(recipe, "periods", Periods), out, members)
-    ensemble = open_forecast(forecast_path)
+    forecast_path = _forecast(open_analysis(analysis_path), section(recipe, "periods", Periods), out, members, inits, days)
+    return Stores(analysis_path, climate_path, forecast_path)
+
+
+def run_demo(out: Path, members: int) -> Path:
+    """Ingest, forecast, baselines, scores, report in `out`; returns the report. Prints the headline table."""
+    console, started, recipe = table_console(), time.monotonic(), sample_recipe()
+    analysis_path, climate_path, forecast_path = prepare(out, members)
+    analysis, ensemble = open_analysis(analysis_path), open_forecast(forecast_path)
     place = out / "scores" / f"{forecast_path.stem}.scores.zarr"
     model = score_store(forecast_path, analysis_path, place, climatology_path=climate_path)
     climate = open_store(climate_path).load()
@@ -76,11 +89,11 @@ def run_demo(out: Path, members: int) -> Path:
     return report
 
 
-def _forecast(analysis: xr.Dataset, periods: Periods, out: Path, members: int) -> Path:
+def _forecast(analysis: xr.Dataset, periods: Periods, out: Path, members: int, inits: int, days: float) -> Path:
     generator = models.load(models.shipped())
-    spec = generator.spec
-    times = spread_evenly(analysis, spec.frames, spec.step, periods.required("test"), INITS, np.timedelta64(DAYS, "D"))
-    plan = make_plan(generator, analysis, times, days=DAYS, members=members, seed=0)
+    spec, horizon = generator.spec, np.timedelta64(round(24 * days), "h")
+    times = spread_evenly(analysis, spec.frames, spec.step, periods.required("test"), inits, horizon)
+    plan = make_plan(generator, analysis, times, days=days, members=members, seed=0)
     path = out / "forecasts" / f"demo-{members}-members.zarr"
     sink = ZarrSink(path)
     try:

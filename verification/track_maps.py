@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from verification.canvas import Canvas, canvas, colour_bar, shade
+from verification.canvas import Canvas, canvas, colour_bar, project, shade
 from verification.headings import dated
+from verification.plumes import TRUTH
 from verification.shadings import PROBABILITY
 
 NEEDED = ("track_latitude", "track_longitude", "track_pressure")
@@ -29,6 +30,7 @@ def plot_tracks(
     tracks: xr.Dataset,
     *,
     strike: xr.DataArray | None = None,
+    truth: xr.Dataset | None = None,
     deeper_than: float | None = None,
     title: str | None = None,
     **frame: Any,
@@ -37,8 +39,9 @@ def plot_tracks(
 
     tracks: `track_latitude`, `track_longitude` (degrees), `track_pressure` (Pa), each (number, track, prediction_timedelta), as
     products hold them, NaN where there is no low. strike: probability (latitude, longitude; 0 to 1) that a low strikes, shaded
-    beneath, and its grid frames the map; without it the map is the globe. deeper_than: only lows that get below it, in Pa.
-    frame: as in `verification.maps`. Raises InputError for other variables or dims.
+    beneath, and its grid frames the map; without it the map is the globe. truth: tracks of the same form that were observed,
+    drawn in red on white. deeper_than: only lows that get below it, in Pa. frame: as in `verification.maps`. Raises InputError
+    for other variables or dims.
     """
     absent = [name for name in NEEDED if name not in tracks]
     dims = {"number", "track", "prediction_timedelta"}
@@ -60,7 +63,9 @@ def plot_tracks(
         text = str(strike.attrs.get("long_name", "probability of a strike"))
         colour_bar(page.bars[1], drawn, f"{text} (%)", percent=True)
     _lines(page, paths, hours, norm)
-    colour_bar(page.bars[0], ScalarMappable(norm, LEADS), "lead (days)")
+    if truth is not None:
+        _observed(page, _paths(truth, deeper_than)[0])
+    colour_bar(page.bars[0], ScalarMappable(norm, LEADS), "lead (days)" + ("; red: truth" if truth is not None else ""))
     return page.figure
 
 
@@ -105,6 +110,14 @@ def _lines(page: Canvas, paths: list[np.ndarray], hours: list[np.ndarray], norm:
         first = _on_map(ax, np.array([path[0] for path in paths]))
         colours = colormaps[LEADS](norm([own[0] / 24 for own in hours]))
         ax.scatter(first[:, 0], first[:, 1], s=7, c=colours, linewidths=0, zorder=6, transform=ax.transData)
+
+
+def _observed(page: Canvas, paths: list[np.ndarray]) -> None:
+    ax = page.maps[0]
+    for path in paths:
+        drawn = project(ax.projection, path)
+        for colour, width, size in (("white", 4.0, 6.0), (TRUTH, 2.0, 4.0)):
+            ax.plot(*drawn.T, color=colour, linewidth=width, marker="o", markersize=size, zorder=7, transform=ax.transData)
 
 
 def _great_circles(path: np.ndarray) -> np.ndarray:
