@@ -35,6 +35,7 @@ def equal(one: State, other: State) -> bool:
     )
 
 
+@pytest.mark.campaign
 def test_a_run_is_repeated_from_a_state_that_went_through_the_disk(atmosphere: Atmosphere, tmp_path: Path) -> None:
     state, first = atmosphere.run(atmosphere.at_rest(START, seed=1), 2, 6)
     assert list(first.times) == [START + pd.Timedelta("6h"), START + pd.Timedelta("12h")]
@@ -68,6 +69,7 @@ def test_coarser_coefficients_and_odd_intervals_are_refused(atmosphere: Atmosphe
         Atmosphere(30)
 
 
+@pytest.mark.campaign
 def test_it_is_the_model_behind_the_packaged_planet(shared_data: Callable[[str], Path]) -> None:
     """A restart state of the planet gives the planet's stored analysis of that time, to their quantisation, in every field."""
     held = states.load(shared_data("planet-restarts-2007") / "state_2007-04-07T00.npz")

@@ -200,6 +200,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.campaign
 def test_three_processes_publish_every_cycle_once(tmp_path: Path, hands: Hands) -> None:
     book = Ledger(tmp_path / "state.sqlite", hands.clock)
     inits = [FIRST + k * dt.timedelta(hours=1) for k in range(12)]

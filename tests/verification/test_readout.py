@@ -220,13 +220,13 @@ def test_a_sample_scored_by_its_own_bins() -> None:
 
 
 def test_limits_of_events_are_those_of_resampled_initialisations() -> None:
-    limits = event_intervals(STATE, n_boot=200, leads=[LEADS[1]])
+    limits = event_intervals(STATE, n_boot=40, leads=[LEADS[1]])
     assert limits.sizes["prediction_timedelta"] == 1
     rng = np.random.default_rng([0, 1])
     steps = block_length(STATE["time"].values, LEADS[1])
     rows = [
         readout.event_scores(STATE.isel(time=index))["twcrps"].sel(channel="2m_temperature", event="> q0.9")[1]
-        for index in stationary_bootstrap(STATE.sizes["time"], steps, 200, rng)
+        for index in stationary_bootstrap(STATE.sizes["time"], steps, 40, rng)
     ]
     found = [limits[f"twcrps_{side}"].sel(channel="2m_temperature", event="> q0.9").item() for side in ("lower", "upper")]
     np.testing.assert_allclose(found, np.quantile(rows, [0.025, 0.975]), rtol=1e-9)
