@@ -116,6 +116,14 @@ def report(
     init: Annotated[
         str | None, typer.Option(help="initialisation of that case, as 2007-01-05T00; the first unless given")
     ] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(help="probability maps of that case: '2m_temperature > 303.15' (SI), '> q0.95' of --climatology; repeat it"),
+    ] = None,
+    climatology: Annotated[Path | None, typer.Option(help="climatology store for the quantiles of --event")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="NAME=LAT,LON of plumes of that case; three cities unless given; repeat it")
+    ] = None,
     title: Annotated[str, typer.Option(help="heading of the page")] = "Verification report",
 ) -> None:
     """Write the verification report: one self-contained HTML page with curves, maps, tables and their policies.
@@ -126,13 +134,19 @@ def report(
     pairs, with the rate of false discoveries controlled over the whole scorecard.
     """
     from data_pipeline import open_analysis
+    from data_pipeline.errors import InputError
+    from data_pipeline.store import open_store
     from verification.report import write_report
     from verification.state import open_state
 
     states = [open_state(path) for path in scores]
     case = _one_init(forecast, init).load() if forecast else None
     observed = open_analysis(truth) if truth else None
-    path = write_report(states, out, reference=reference, case=case, truth=observed, title=title)
+    if case is None and (event or point):
+        raise InputError("--event and --point choose the maps and plumes of a case: give its forecast store (--forecast)")
+    climate = open_store(climatology) if climatology else None
+    choice = {"events": event or [], "climatology": climate, "points": dict(map(_point, point or []))}
+    path = write_report(states, out, reference=reference, case=case, truth=observed, case_choice=choice, title=title)
     typer.echo(f"report: {path}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import xarray as xr
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel, channels_of, select
+from verification import headings
 from verification.regions import Cells, cells_of
 
 MissingTruth = Literal["error", "skip"]
@@ -25,6 +27,7 @@ BINS = 64  # of the histogram of the truth
 MOST_EVENTS = 4  # taken from a climatology unasked
 EDGE_STAMPS, EDGE_STEP = 12, np.timedelta64(30, "D")  # analyses that place the bins
 STAMP = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}(?::\d{2}(?::\d{2})?)?)?")
+PLACES = {"London": (51.5, -0.1), "Singapore": (1.3, 103.8), "Buenos Aires": (-34.6, -58.4)}  # of plumes, unless others are given
 EVENT = re.compile(r"\s*(\w*)\s*(>=|<=|>|<)\s*(q?)([-+0-9.eE]+)\s*")
 
 
@@ -119,8 +122,8 @@ def plan_for(
 ) -> Plan:
     """What `evaluate` will score. Raises InputError, naming both sides, if grids, units, channels, leads or events do not fit.
 
-    events: as `Event.parse` reads them; default: the outermost quantiles of the climatology, at most four, "<" below the median
-    and ">" above it.
+    points: default, with cases, `default_points`. events: as `Event.parse` reads them; default: the outermost quantiles of the
+    climatology, at most four, "<" below the median and ">" above it.
     """
     grid = Grid.of(forecast)
     for name, other in (("truth", truth), ("the climatology", climatology)):
@@ -137,6 +140,7 @@ def plan_for(
     check_points(grid, points or {})
     if points and not cases:
         raise InputError("points of plumes, but no case to keep them for: give an initialisation (--case)")
+    places = points or (default_points(grid) if cases else {})
     chosen = _leads(forecast["prediction_timedelta"].values, leads)
     times = forecast["time"].values
     unknown = [case for case in cases if case not in times]
@@ -155,7 +159,7 @@ def plan_for(
         tuple(wanted), {label: offered[label] for label in wanted}, times, chosen, forecast.sizes["number"], grid, attrs,
         land=mask, edges={label: truth_edges(truth, Channel.parse(label)) for label in wanted},
         events=chosen_events, radii=tuple(map(float, radii)), cases=tuple(np.unique(np.array(cases, "datetime64[ns]"))),
-        points=dict(points or {}), anomalies=climatology is not None,
+        points=dict(places), anomalies=climatology is not None,
     )  # fmt: skip
 
 
@@ -275,6 +279,18 @@ def check_points(grid: Grid, points: Mapping[str, tuple[float, float]]) -> None:
         apart = abs((grid.longitude[column] - longitude + 180) % 360 - 180)
         if not name or not abs(latitude) <= 90 or not near or not apart <= grid.longitude[1] - grid.longitude[0]:
             raise InputError(f"point {name!r} at latitude {latitude:g}, longitude {longitude:g}: not on the grid {grid}")
+
+
+def default_points(grid: Grid) -> dict[str, tuple[float, float]]:
+    """{name: (latitude, longitude)} of three cities, one a belt; of those that a regional grid holds, or else of its middle."""
+    held = {}
+    for name, place in PLACES.items():
+        with contextlib.suppress(InputError):
+            check_points(grid, {name: place})
+            held[name] = place
+    row, column = (size // 2 for size in grid.shape)
+    middle = (float(grid.latitude[row]), float(grid.longitude[column]))
+    return held or {headings.place(*middle): middle}
 
 
 def nearest_point(grid: Grid, latitude: float, longitude: float) -> tuple[int, int]:

@@ -20,6 +20,7 @@ LEFT, RIGHT, TOP = 37, 6, 17  # of the frame
 RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # marks of the axis of cost over loss
 TENTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SMALLEST_SHARE = 1e-4
+MOST_LINES = 20  # of single members in a plume
 MARKERS = (  # around a point; of the models in the order of `figures.MARKERS`
     "m-2.3 0a2.3 2.3 0 1 0 4.6 0a2.3 2.3 0 1 0-4.6 0", "m-2-2h4v4h-4z", "m0-2.5l2.5 4.6h-5z", "m0-2.9l2.9 2.9l-2.9 2.9l-2.9-2.9z",
     "m0 2.5l2.5-4.6h-5z", "m0-2.6l2.5 1.8l-1 3h-3l-1-3z", "m-2.5 0l4.6-2.5v5z", "m2.5 0l-4.6-2.5v5z",
@@ -142,6 +143,29 @@ def by_lead(curves: Sequence[Curve], *, title: str, units: str, alt: str, zero: 
         *(_line(curve, x, y) for curve in curves),
     ]
     return _svg(parts, 238, alt)
+
+
+def plume(days: np.ndarray, members: np.ndarray, truth: np.ndarray, *, title: str, alt: str, model: int = 0) -> Markup:
+    """Members (lead, number) and truth (lead,) at a point: range and 10 to 90 % as bands, few members thin, median, truth dotted.
+
+    At most 20 members are drawn one by one; the bands are of all.
+    """
+    known = np.concatenate([members.ravel(), truth[np.isfinite(truth)]])
+    marks = np.asarray(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(np.nanmin(known), np.nanmax(known)))
+    longest = float(days.max())
+    steps = np.asarray(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]).tick_values(0, longest))
+    x, y = Axis(float(days.min()), longest, LEFT, WIDTH - RIGHT - 3), Axis(float(marks[0]), float(marks[-1]), 140, TOP)
+    levels = np.quantile(members, [0.0, 0.1, 0.5, 0.9, 1.0], axis=1)
+    single = members[:, :MOST_LINES] if members.shape[1] > 1 else members[:, :0]
+    parts = [
+        _frame(x, y, steps[(steps >= days.min()) & (steps <= longest)], marks, title=title, x_label="lead (days)"),
+        _band(Curve(model, days, levels[2], levels[0], levels[4]), x, y),
+        _band(Curve(model, days, levels[2], levels[1], levels[3]), x, y),
+        _path(f"d-l{model % 8} d-member", [days] * single.shape[1], list(single.T), x, y),
+        _line(Curve(model, days, levels[2]), x, y, marks=False),
+        _path("d-truth d-observed", [days], [truth], x, y),
+    ]
+    return _svg(parts, 168, alt)
 
 
 def _frame(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from markupsafe import Markup
 from data_pipeline.disk import write_bytes
 from data_pipeline.errors import InputError
 from verification.certify import certify, check_policy, require
+from verification.report import case as of_case
 from verification.report import (
     curves,
     decisions,
@@ -49,6 +50,7 @@ def write_report(
     reference: str | None = None,
     case: xr.Dataset | None = None,
     truth: xr.Dataset | None = None,
+    case_choice: Mapping[str, Any] | None = None,
     title: str = "Verification report",
     n_boot: int = 1000,
     seed: int = 0,
@@ -58,7 +60,8 @@ def write_report(
     states: the model first, then baselines or other models; scores are taken over the initialisations and leads each has,
     differences and skill over those in common. reference: the name of the model that every other is compared with; without one
     the first is compared with every other. case: one initialisation of the model's ensemble in the schema, shown as maps beside
-    `truth` (schema "analysis"); default the first case that the state keeps. n_boot, seed: bootstrap of the intervals.
+    `truth` (schema "analysis"); default the first case that the state keeps. case_choice: events, climatology
+    and points, as `verification.report.case.case_section` takes them. n_boot, seed: bootstrap of the intervals.
 
     The page asks for nothing from a network and is whole without its script, which switches regions and seasons of the curves and
     the theme; equal arguments give equal bytes. The numbers of the diagrams go to .details.csv and .details.json, those of the
@@ -77,7 +80,9 @@ def write_report(
     shown = _sections(states, reference, n_boot=min(n_boot, DRAWS), seed=seed)
     maps = {
         "score_maps": _score_maps(states[0]),
-        "case": fields.case_of_state(states[0]) if case is None else fields.case_section(case, truth, model=names[0]),
+        "case": of_case.case_of_state(states[0])
+        if case is None
+        else of_case.case_section(case, truth, model=names[0], **case_choice or {}),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     header = {"title": title, "verified": dict(facts.head + facts.rest), "models": provenance.models(states)}
