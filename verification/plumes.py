@@ -28,6 +28,7 @@ BOX = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # quantiles of box and whiskers, li
 SHADE, MIDDLE, EDGE = "#9ecae1", "#3182bd", "#08519c"
 TRUTH = "#c1272d"
 HOUR = np.timedelta64(1, "h")
+ONE_ROW = 6.4  # inches from which the key fits one row
 # the order in which a meteogram shows what it has: sky, rain, wind, temperature, then the rest
 ORDER = (
     "total_cloud_cover",
@@ -191,7 +192,8 @@ def _boxes(ax: Axes, series: Series) -> None:
 
 def _panels(figure: Figure, heading: list[Any], count: int, tall: float) -> list[Axes]:
     """Axes above each other, placed by inches: the heading above them, dates and the key below."""
-    left, right, between, below = 0.62, 0.16, 0.3, 0.82
+    left, right, between = 0.62, 0.16, 0.3
+    below = 0.82 if figure.get_figwidth() >= ONE_ROW else 1.0
     above = LINE * len(heading) + (0.02 if heading else 0.0)
     width = figure.get_figwidth()
     height = above + count * (tall + between) + below
@@ -239,8 +241,9 @@ def _days(hours: np.ndarray, start: np.datetime64 | None, width: float) -> tuple
 
 def _legend(figure: Figure, key: Sequence[Line2D | Patch]) -> None:
     height = figure.get_figheight()
+    columns = len(key) if figure.get_figwidth() >= ONE_ROW else 3
     figure.legend(
-        handles=list(key), loc="lower left", ncols=len(key), fontsize=8, frameon=False, labelcolor=INK, handlelength=1.5,
+        handles=list(key), loc="lower left", ncols=columns, fontsize=8, frameon=False, labelcolor=INK, handlelength=1.5,
         columnspacing=1.4, bbox_to_anchor=(0.05, 0.02 / height),
     )  # fmt: skip
     figure.text(0.98, 0.14 / height, "dates: 00 UTC", fontsize=7.5, color=MUTED, ha="right", va="bottom")

@@ -64,7 +64,8 @@ def at_stations(
     grid = Grid.of(forecast)
     inside, longitude = _inside(grid, stations)
     if not inside.any():
-        raise InputError(f"none of the {inside.size} stations lies on the grid, {grid}")
+        one = f"{stations['station'].values[0]} does not lie" if inside.size == 1 else f"none of the {inside.size} stations lies"
+        raise InputError(f"{one} on the grid, {grid}")
     kept = stations.isel(station=np.flatnonzero(inside))
     points = (kept["latitude"].values, longitude[inside])
     coords = {name: coord.variable for name, coord in kept.coords.items() if coord.dims == ("station",)}

@@ -105,7 +105,7 @@ def test_stations_outside_a_region_are_dropped_and_counted_never_extrapolated() 
     found = at_stations(fields(REGION), stations)
     assert found["station"].values.tolist() == ["S0", "S5"]
     assert found.attrs["stations_outside"] == 4
-    with pytest.raises(InputError, match="none of the 1 stations lies on the grid, 9x5 regional"):
+    with pytest.raises(InputError, match="S0 does not lie on the grid, 9x5 regional"):
         at_stations(fields(REGION), places(0, 0))
 
 

@@ -103,26 +103,26 @@ class Explorer(widgets.VBox):
         return Channel(self.variable.value, self.level.value).label
 
     def _make_controls(self, projections: Sequence[str]) -> None:
-        data, wide = self.material.forecast, {"layout": widgets.Layout(width="auto"), "style": {"description_width": "68px"}}
+        data = self.material.forecast
         leads, numbers = data["prediction_timedelta"].values, data["number"].values.tolist()
-        self.variable = widgets.Dropdown(options=_named(self._levels), description="variable", **wide)
-        self.level = widgets.Dropdown(options=[("surface", None)], description="level", **wide)
+        self.variable = widgets.Dropdown(options=_named(self._levels), description="variable", **_wide())
+        self.level = widgets.Dropdown(options=[("surface", None)], description="level", **_wide())
         self.init = widgets.Dropdown(
-            options=[(init_text(init), init) for init in data["time"].values], description="start", **wide
+            options=[(init_text(init), init) for init in data["time"].values], description="start", **_wide()
         )
         self.product = widgets.Dropdown(
-            options=[(name, kind) for kind, name in self.material.offered().items()], description="show", **wide
+            options=[(name, kind) for kind, name in self.material.offered().items()], description="show", **_wide()
         )
-        self.member = widgets.SelectionSlider(options=numbers, description="member", **wide)
-        self.below = widgets.Dropdown(options=[("above", False), ("below", True)], description="event", **wide)
+        self.member = widgets.SelectionSlider(options=numbers, description="member", **_wide())
+        self.below = widgets.Dropdown(options=[("above", False), ("below", True)], description="event", **_wide())
         self.threshold = widgets.Text(
-            description="threshold", continuous_update=False, placeholder="30 °C, or q95 of the climate", **wide
+            description="threshold", continuous_update=False, placeholder="30 °C, or q95 of the climate", **_wide()
         )
-        self.event = widgets.Dropdown(description="event", **wide)
+        self.event = widgets.Dropdown(description="event", **_wide())
         self.projection = widgets.Dropdown(
-            options=[(_projection_name(text), text) for text in projections], description="projection", **wide
+            options=[(_projection_name(text), text) for text in projections], description="projection", **_wide()
         )
-        self.region = widgets.Dropdown(options=self.material.regions(), description="region", **wide)
+        self.region = widgets.Dropdown(options=self.material.regions(), description="region", **_wide())
         self.lead = widgets.SelectionSlider(
             options=[f"+{lead_text(lead)}" for lead in leads], description="lead", layout=widgets.Layout(flex="1 1 240px"),
             style={"description_width": "40px"},
@@ -299,6 +299,10 @@ def _set(control: widgets.Widget, name: str, *, start: Mapping[str, object]) -> 
             control.value = value
             return
     raise InputError(f"explore({name}={wanted!r}): not there; there are {', '.join(str(value) for _, value in pairs)}")
+
+
+def _wide() -> dict[str, Any]:
+    return {"layout": widgets.Layout(width="auto"), "style": {"description_width": "68px"}}
 
 
 def _named(levels: Mapping[str, list[int]]) -> list[tuple[str, str]]:

@@ -27,6 +27,7 @@ from verification.derive import WINDS
 from verification.map_commands import parse_projection, parse_region
 from verification.map_kinds import KINDS, Asked
 from verification.map_sources import Source, events, open_either, truth_at
+from verification.plumes import default_channels
 from verification.regions import REGIONS
 from verification.shadings import line_levels
 from verification.styles import EVENTS, style_of
@@ -46,7 +47,8 @@ PRODUCTS = {
     "truth": "truth",
 }
 PROJECTIONS = ("PlateCarree", "PlateCarree:180", "Robinson", "Orthographic:0,50", "NorthPolarStereo", "SouthPolarStereo")
-WIDTH, ROUND, SHEET, SERIES = 7.0, 5.0, 8.0, 5.6  # inches: of a map, of a round one, of stamps, of a plume
+WIDTH, ROUND, SHEET, SERIES = 7.0, 5.0, 8.0, 4.8  # inches: of a map, of a round one, of stamps, of a plume
+PANELS = 4  # of a meteogram
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,10 +217,14 @@ def draw_view(material: Material, view: View) -> Picture:
 
 def draw_series(material: Material, series: Series) -> Picture:
     """The plume or meteogram of a point. Raises InputError for a point that is none, or outside the grid."""
-    channels = [Channel.parse(series.label)] if series.kind == "plume" else []
+    source = material.source(series.init)
+    labels = [series.label]
+    if series.kind == "meteogram":  # that of the map first, then what a meteogram usually shows
+        labels += [label for label in default_channels(source.labels) if label != series.label][: PANELS - 1]
+    channels = [Channel.parse(label) for label in labels]
     leads = material.forecast["prediction_timedelta"].values
     asked = Asked(channels, leads[0], None, [], False, None, material.truth, series.point, {"width": SERIES})
-    return _rendered(KINDS[series.kind](material.source(series.init), asked, None))
+    return _rendered(KINDS[series.kind](source, asked, None))
 
 
 def first_threshold(material: Material, view: View) -> tuple[str, bool]:
