@@ -207,7 +207,7 @@ def _chance(
         at = at if channel.level is None else at.sel(level=channel.level, drop=True)
         threshold = at.sel(quantile=event.value, method="nearest", drop=True)
     chance = maps.probability(members, threshold, below=event.op[0] == "<")
-    return f"probability {event_name(event.label, channel.label)}", chance
+    return f"probability {event_name(event.label, channel.label)}", chance.rename(channel.name)
 
 
 def _usual_chance(members: xr.DataArray, channel: Channel) -> tuple[str, xr.DataArray]:

@@ -18,7 +18,9 @@ from verification.report.tables import Table, interval, lead_name
 from verification.significance import draws_of_lead, limits
 from verification.styles import style_of
 
-RATIOS = np.round(np.concatenate([np.arange(0.01, 0.1, 0.01), np.arange(0.1, 0.96, 0.05)]), 2)
+RATIOS = np.array(
+    [0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
+)
 TOLD_RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 TOLD_PROBABILITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 NOTE = (
@@ -43,7 +45,7 @@ def section(states: Sequence[xr.Dataset], *, n_boot: int = 300, seed: int = 0, l
     found = [_channel(label, events_shown(first, label), read, names) for label in channels_shown(first)]
     numbers = []
     for index, whole in read.items():
-        options: dict[str, Any] = {"section": "decisions", "model": names[index], "n": whole["n"], "units": "1"}
+        options: dict[str, Any] = {"section": "decisions", "model": names[index], "n": whole["n"]}
         numbers.append(details.rows(whole, ["hit_rate", "false_alarm_rate"], at="members_required", **options))
         numbers.append(details.rows(whole, ["value"], at="cost_loss", **options))
         numbers.append(details.rows(whole, ["auc"], **options))

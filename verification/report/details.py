@@ -12,6 +12,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from data_pipeline.disk import write_bytes
+from verification.styles import Style, style_of
+
 COLUMNS = (
     "section", "model", "reference", "channel", "event", "region", "lead_hours", "score", "at", "value", "low", "high", "n",
     "units",
@@ -28,12 +31,13 @@ def rows(
     at: str = "",
     reference: str = "",
     n: xr.DataArray | int = 0,
-    units: str = "",
+    power: int = 0,
 ) -> pd.DataFrame:
     """The variables `names` of a dataset as rows with `COLUMNS`; value NaN is left out.
 
     Dims channel, event and belt become columns of their own, prediction_timedelta or drawn_lead the lead in hours, and `at` names
-    the dim along which a curve runs. Limits are those of the variables <name>_lower and <name>_upper. n: initialisations.
+    the dim along which a curve runs. Limits are those of the variables <name>_lower and <name>_upper. n: initialisations. power:
+    0 for what has no units, 1 for differences of values and 2 for their squares, which go to display units.
     """
     parts = []
     for name in names:
@@ -47,7 +51,19 @@ def rows(
         table = whole.drop_vars([c for c in whole.coords if c not in whole.dims]).to_dataframe().reset_index()
         parts.append(_named(table.dropna(subset="value"), at).assign(score=name))
     table = pd.concat(parts, ignore_index=True)
-    return table.assign(section=section, model=model, reference=reference, units=units).reindex(columns=COLUMNS)
+    styles = {label: style_of(label) for label in table["channel"].unique()}
+    factor = table["channel"].map({label: style.factor**power for label, style in styles.items()}).astype(float)
+    table[["value", "low", "high"]] = table[["value", "low", "high"]].mul(factor, axis=0)
+    units = table["channel"].map({label: units_of(style, power) for label, style in styles.items()})
+    return table.assign(section=section, model=model, reference=reference, units=units).reindex(columns=list(COLUMNS))
+
+
+def units_of(style: Style, power: int) -> str:
+    """`K`, `K²`, `(m s⁻¹)²`; nothing for what has no units."""
+    units = style.difference_units
+    if power == 0 or units in ("", "1"):
+        return ""
+    return units if power == 1 else f"({units})²" if " " in units else f"{units}²"
 
 
 def _named(table: pd.DataFrame, at: str) -> pd.DataFrame:
@@ -66,13 +82,13 @@ def write_details(parts: Sequence[pd.DataFrame], out: Path) -> list[Path]:
         return []
     table = pd.concat(parts, ignore_index=True)
     as_csv, as_json = (out.with_suffix(f".details.{kind}") for kind in ("csv", "json"))
-    table.to_csv(as_csv, index=False, float_format="%.8g", lineterminator="\n")
+    write_bytes(as_csv, table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode("utf-8"))
     columns = {name: [_plain(value) for value in table[name].tolist()] for name in COLUMNS}
-    as_json.write_text(json.dumps(columns, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    write_bytes(as_json, (json.dumps(columns, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8"))
     return [as_csv, as_json]
 
 
 def _plain(value: object) -> object:
     if isinstance(value, float):
-        return float(f"{value:.8g}") if math.isfinite(value) else None
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

@@ -188,8 +188,8 @@ def _numbers(scores: xr.Dataset, model: str, reference: str) -> pd.DataFrame:
     plain = ["base_rate", "brier", "brier_ecdf", "brier_skill", "auc", "sedi", "events"]
     return pd.concat(
         [
-            details.rows(scores, plain, units="1", **options),
-            details.rows(scores, ["twcrps", "twcrps_ecdf"], units="SI", **options),
-            details.rows(scores, ["twcrps_skill"], units="1", reference=reference, **options),
+            details.rows(scores, plain, **options),
+            details.rows(scores, ["twcrps", "twcrps_ecdf"], power=1, **options),
+            details.rows(scores, ["twcrps_skill"], reference=reference, **options),
         ]
     )

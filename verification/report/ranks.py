@@ -110,5 +110,5 @@ def _summary(at: xr.Dataset) -> list[str]:
 
 
 def _numbers(read: xr.Dataset, model: str) -> pd.DataFrame:
-    options: dict[str, Any] = {"section": "ranks", "model": model, "n": read["n"], "units": "1"}
+    options: dict[str, Any] = {"section": "ranks", "model": model, "n": read["n"]}
     return pd.concat([details.rows(read, ["shares"], at="rank", **options), details.rows(read, SUMMARIES, **options)])

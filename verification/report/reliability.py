@@ -40,7 +40,7 @@ def section(states: Sequence[xr.Dataset], *, n_boot: int = 300, seed: int = 0, l
     found = {label: _channel(label, events_shown(first, label), read, names) for label in channels_shown(first)}
     numbers = []
     for index, whole in read.items():
-        options: dict[str, Any] = {"section": "reliability", "model": names[index], "units": "1"}
+        options: dict[str, Any] = {"section": "reliability", "model": names[index]}
         bins = whole.assign_coords(bin=np.arange(PROBABILITIES) / (PROBABILITIES - 1))
         bins_of = ["probability", "frequency", "share", "cases"]
         numbers.append(

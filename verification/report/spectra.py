@@ -22,7 +22,7 @@ NOTE = (
     "should lie at 1: below it a forecast is too smooth, above it too rough; the mean loses what the members do not agree "
     "on, as it should. Northern and southern extratropics are poleward of 20°."
 )
-POWERS = ("forecast_power", "truth_power", "mean_power", "ratio", "mean_ratio")
+POWERS = ("forecast_power", "truth_power", "mean_power")
 SHOWN_BELTS = ("20N-90N", "20S-20N")
 TOLD = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200)  # wavenumbers of the table
 
@@ -36,7 +36,7 @@ def section(states: Sequence[xr.Dataset]) -> dict[str, Any] | None:
     read = {index: _read(state) for index, state in known.items()}
     names = {index: str(state.attrs["model"]) for index, state in known.items()}
     channels = [_channel(label, leads, read, names) for label in channels_shown(next(iter(known.values())))]
-    numbers = [_numbers(read[index], names[index]) for index in known]
+    numbers = [_numbers(read[index].sel(drawn_lead=leads), names[index]) for index in known]
     return {"id": "spectra", "title": "Spectra", "note": NOTE, "channels": channels, "numbers": numbers}
 
 
@@ -48,8 +48,7 @@ def _read(state: xr.Dataset) -> xr.Dataset:
 
 def _channel(label: str, leads: np.ndarray, read: Mapping[int, xr.Dataset], names: Mapping[int, str]) -> dict[str, Any]:
     style = style_of(label)
-    units = style.difference_units or "1"
-    units = f"({units})²" if " " in units else "1" if units == "1" else f"{units}²"
+    units = details.units_of(style, 2) or "1"
     groups, tables = [], []
     for belt in SHOWN_BELTS:
         drawn, lines = [], []
@@ -90,4 +89,4 @@ def _lines(one: xr.Dataset, name: str) -> list[list[str]]:
 
 def _numbers(read: xr.Dataset, model: str) -> Any:
     known = [name for name in POWERS if name in read]
-    return details.rows(read, known, section="spectra", model=model, at="wavenumber", n=read["n"], units="SI squared; ratios 1")
+    return details.rows(read, known, section="spectra", model=model, at="wavenumber", n=read["n"], power=2)

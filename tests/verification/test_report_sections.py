@@ -1,0 +1,433 @@
+"""The sections of the report show what plain numpy makes of the ensembles, and only what their states keep."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+import xarray as xr
+from typer.testing import CliRunner
+
+from data_pipeline.errors import InputError
+from data_pipeline.grid import Grid
+from data_pipeline.store import write_dataset
+from verification import commands
+from verification.accumulate import Accumulator
+from verification.event_curves import event_counts, event_skill, probability_bin, reliability_bins
+from verification.plan import Event, Plan, default_points
+from verification.report import case, choice, decisions, details, diagrams, events, ranks, reliability, spectra, write_report
+from verification.report.diagrams import Axis, Curve
+from verification.report.fields import Picture
+from verification.report.tables import Table
+from verification.significance import draws_of_lead
+
+GLOBE = Grid.named("16x8")
+EUROPE = Grid(np.arange(36.0, 60.0, 3.0), np.arange(-12.0, 15.0, 3.0))
+UNITS = {"geopotential_500": "m2 s-2", "2m_temperature": "K"}
+WARM = Event(">", 286.0, channel="2m_temperature")
+COLD = Event("<=", 282.5, channel="2m_temperature")
+LEADS = pd.to_timedelta([24, 72, 120], unit="h").to_numpy().astype("timedelta64[ns]")
+TIMES = pd.date_range("2006-01-01", periods=9, freq="5D").to_numpy().astype("datetime64[ns]")
+W = GLOBE.area_weights
+DAY_3 = {"channel": "2m_temperature", "prediction_timedelta": LEADS[1]}
+
+
+def world(members: int, error: float, grid: Grid = GLOBE) -> tuple[np.ndarray, np.ndarray]:
+    """Members (time, lead, member, channel, latitude, longitude) and truth without `member`, float32; not quite calibrated."""
+    shape = (TIMES.size, LEADS.size, 2, *grid.shape)
+    shared = np.random.default_rng(5)
+    mean, size = np.array([5e4, 285.0])[:, None, None], np.array([800.0, 3.0])[:, None, None]
+    centre = mean + size * shared.normal(size=shape)
+    truth = centre + 0.5 * size * shared.normal(size=shape)
+    noise = np.random.default_rng(members).normal(size=(members, *shape))
+    drawn = np.moveaxis(centre + 0.2 * size + error * size * noise, 0, 2)
+    return drawn.astype(np.float32), truth.astype(np.float32)
+
+
+def state_of(model: str, members: int, error: float, *, grid: Grid = GLOBE, inits: int = 9, **plan: Any) -> xr.Dataset:
+    drawn, truth = world(members, error, grid)
+    attrs = {"model": model, "truth": "a toy world"}
+    accumulator = Accumulator(Plan(tuple(UNITS), UNITS, TIMES[:inits], LEADS, members, grid, attrs, **plan))
+    for t, time in enumerate(TIMES[:inits]):
+        for k, lead in enumerate(LEADS):
+            accumulator.add(time, lead, drawn[t, k], truth[t, k])
+    return accumulator.state()
+
+
+@pytest.fixture(scope="module")
+def states() -> list[xr.Dataset]:
+    """Ensembles of 8 and 5 members, of which the second lacks two initialisations, and a single forecast."""
+    both: dict[str, Any] = {"events": (WARM, COLD)}
+    kept: dict[str, Any] = {"cases": (TIMES[2],), "points": {"Oslo": (60.0, 11.0), "here": (-10.0, 200.0)}}
+    return [
+        state_of("eight", 8, 0.4, **both, **kept),
+        state_of("climatology of five", 5, 0.9, inits=7, **both),
+        state_of("one", 1, 0.7, **both),
+    ]
+
+
+def warm(members: int, error: float, inits: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers of members above 286 K at day 3, whether the truth was, and weights: each (case,)."""
+    drawn, truth = world(members, error)
+    hits = (drawn[:inits, 1, :, 1] > np.float32(286)).sum(axis=1)
+    observed = truth[:inits, 1, 1] > np.float32(286)
+    return hits.ravel(), observed.ravel(), np.broadcast_to(W, observed.shape).ravel()
+
+
+def day_3(section: Mapping[str, Any] | None, model: str, start: str) -> list[str]:
+    """The row of a model at day 3 in the table of 2 m temperature whose caption starts so."""
+    assert section is not None
+    channel = next(channel for channel in section["channels"] if channel["label"] == "t2m")
+    table = next(table for table in channel["tables"] if table.caption.startswith(start))
+    return next(row for row in table.rows if "day 3" in row[0] and model in (row[0] + row[1]))
+
+
+def drawn_points(svg: str, kind: str, x: Axis, y: Axis) -> tuple[np.ndarray, np.ndarray]:
+    """The values that the first path of a class goes through."""
+    path = re.search(rf'<path class="{kind}" d="([^"]*)"', svg)
+    assert path is not None
+    places = np.array([[float(n) for n in pair.split()] for pair in re.findall(r"[ML]([-\d.]+ [-\d.]+)", path[1])])
+    return tuple(  # type: ignore[return-value]
+        axis.start + (places[:, k] - axis.first) / (axis.last - axis.first) * (axis.stop - axis.start)
+        for k, axis in enumerate((x, y))
+    )
+
+
+def test_members_are_binned_by_whole_numbers() -> None:
+    assert probability_bin(10).tolist() == list(range(11))
+    assert probability_bin(5).tolist() == [0, 2, 4, 6, 8, 10]
+    assert probability_bin(8).tolist() == [0, 1, 3, 4, 5, 6, 8, 9, 10]  # 2/8 lies half-way, and goes up
+    assert probability_bin(1).tolist() == [0, 10]
+    fine = probability_bin(500)
+    assert np.all(np.diff(fine) >= 0)
+    assert (abs(fine / 10 - np.arange(501) / 500) <= 0.05 + 1e-12).all()
+
+
+def test_reliability_is_what_numpy_counts_case_by_case(states: list[xr.Dataset]) -> None:
+    hits, observed, weight = warm(8, 0.4)
+    found = reliability_bins(states[0], leads=LEADS, n_boot=20).sel(event=WARM.label, **DAY_3)
+    bins = np.floor(10 * hits / 8 + 0.5).astype(int)
+    for k in range(11):
+        inside = bins == k
+        if not inside.any():
+            assert np.isnan(found["frequency"][k])
+            continue
+        total = weight[inside].sum()
+        assert found["frequency"][k] == pytest.approx((weight * observed)[inside].sum() / total, rel=1e-12)
+        assert found["probability"][k] == pytest.approx((weight * hits / 8)[inside].sum() / total, rel=1e-12)
+        assert found["share"][k] == pytest.approx(total / weight.sum(), rel=1e-12)
+        assert found["cases"][k] == pytest.approx(total, rel=1e-12)
+        assert found["initialisations"][k] == len(set(np.flatnonzero(inside) // W.size))
+
+
+def test_intervals_of_the_frequency_are_those_of_resampled_initialisations(states: list[xr.Dataset]) -> None:
+    hits, observed, weight = warm(8, 0.4)
+    found = reliability_bins(states[0], leads=LEADS, n_boot=40, seed=3, level=0.8).sel(event=WARM.label, **DAY_3)
+    inside = (np.floor(10 * hits / 8 + 0.5) == 10).reshape(9, -1)
+    rows = [(weight.reshape(9, -1) * inside * part).sum(axis=1) for part in (observed.reshape(9, -1), 1.0)]
+    drawn = [
+        (counts * rows[0]).sum() / (counts * rows[1]).sum()
+        for counts in draws_of_lead(states[0], LEADS[1], n_boot=40, seed=3).values
+    ]
+    limits = (float(found["frequency_lower"][10]), float(found["frequency_upper"][10]))
+    assert limits == pytest.approx(np.quantile(drawn, [0.1, 0.9]), rel=1e-12)
+
+
+def test_the_reliability_diagram_its_table_and_its_caption_hold_those_numbers(states: list[xr.Dataset]) -> None:
+    section = reliability.section(states, n_boot=10)
+    assert section is not None
+    hits, observed, weight = warm(8, 0.4)
+    bins = np.floor(10 * hits / 8 + 0.5).astype(int)
+    row = day_3(section, "eight", "2 m temperature > 12.85 °C")
+    frequency = {k: np.average(observed[bins == k], weights=weight[bins == k]) for k in np.unique(bins)}
+    share = {k: 100 * weight[bins == k].sum() / weight.sum() for k in np.unique(bins)}
+    wanted = [f"{frequency[k]:.2f} ({share[k]:.2g} %)" if k in frequency else "–" for k in range(11)]
+    assert [cell.removeprefix("few: ") for cell in row[1:12]] == wanted
+    p, o = hits / 8, observed.astype(float)
+    base = np.average(o, weights=weight)
+    rate = {i: np.average(o[hits == i], weights=weight[hits == i]) for i in np.unique(hits)}
+    of_case = np.array([rate[i] for i in hits])
+    parts = [np.average(x, weights=weight) for x in ((p - o) ** 2, (p - of_case) ** 2, (of_case - base) ** 2)]
+    text = f"{parts[0]:.4f} = {parts[1]:.4f} − {parts[2]:.4f} + {base * (1 - base):.4f}"
+    assert row[12] == text
+    figure = section["channels"][0]["groups"][0]["figures"][1]
+    assert f"eight: {text}" in figure["caption"]
+    x, y = drawn_points(figure["svg"], "d-l0", Axis(0, 1, 41, 240), Axis(0, 1, 206, 21))
+    enough = [k for k in frequency if weight[bins == k].sum() >= reliability.FEWEST_CASES]
+    np.testing.assert_allclose(y, [frequency[k] for k in enough], atol=0.001)
+    np.testing.assert_allclose(x, [np.average(p[bins == k], weights=weight[bins == k]) for k in enough], atol=0.001)
+
+
+def test_roc_and_value_are_those_of_every_pair_and_every_user(states: list[xr.Dataset]) -> None:
+    section = decisions.section(states, n_boot=10)
+    hits, observed, weight = warm(8, 0.4)
+    yes, no = (hits[observed], weight[observed]), (hits[~observed], weight[~observed])
+    wins = (yes[0][:, None] > no[0]) + 0.5 * (yes[0][:, None] == no[0])
+    area = (wins * yes[1][:, None] * no[1]).sum() / (yes[1].sum() * no[1].sum())
+    row = day_3(section, "eight", "2 m temperature > 12.85 °C: area")
+    assert row[1].startswith(f"{area:.3f} [")
+    half = hits >= 4
+    assert row[4] == f"{np.average(half[observed], weights=yes[1]):.2f} / {np.average(half[~observed], weights=no[1]):.2g}"
+    worth = day_3(section, "eight", "2 m temperature > 12.85 °C: economic")
+    base = np.average(observed, weights=weight)
+    for ratio, cell in zip(decisions.TOLD_RATIOS, worth[1:], strict=True):
+        # what a user pays who acts from `required` members on: the cost when acting, the loss of 1 when not and it happens
+        expense = [
+            np.average(np.where(hits >= required, ratio, observed.astype(float)), weights=weight) for required in range(10)
+        ]
+        climate = min(ratio, base)
+        assert cell == f"{(climate - min(expense)) / (climate - base * ratio):.2f}"
+
+
+def test_extremes_are_scored_and_compared_on_common_initialisations(states: list[xr.Dataset]) -> None:
+    section = events.section(states, n_boot=10)
+    row = day_3(section, "eight", "2 m temperature: events")
+    assert section is not None
+    assert "skill against climatology of five" in section["note"]
+
+    def losses(members: int, error: float) -> tuple[np.ndarray, np.ndarray]:
+        """Fair twCRPS above 286 K and fair Brier score of each initialisation at day 3."""
+        drawn, truth = world(members, error)
+        x, y = (np.maximum(values.astype(float), 286.0) for values in (drawn[:, 1, :, 1], truth[:, 1, 1]))
+        pairs = abs(x[:, :, None] - x[:, None]).sum(axis=(1, 2)) / (2 * members * (members - 1))
+        tail = ((abs(x - y[:, None]).mean(axis=1) - pairs) * W).mean(axis=(1, 2))
+        p, o = (drawn[:, 1, :, 1] > np.float32(286)).mean(axis=1), truth[:, 1, 1] > np.float32(286)
+        return tail, (((p - o) ** 2 - p * (1 - p) / (members - 1)) * W).mean(axis=(1, 2))
+
+    ours, theirs = losses(8, 0.4), losses(5, 0.9)
+    skills = [1 - a[:7].mean() / b[:7].mean() for a, b in zip(ours, theirs, strict=True)]
+    found = event_skill(states[0], states[1], n_boot=30, seed=2).sel(event=WARM.label, **DAY_3)
+    assert [float(found[name]) for name in ("twcrps_skill", "brier_skill")] == pytest.approx(skills, rel=1e-9)
+    assert found["n"] == 7
+    common = states[0].isel(time=slice(7))
+    drawn = [1 - (c @ ours[0][:7]) / (c @ theirs[0][:7]) for c in draws_of_lead(common, LEADS[1], n_boot=30, seed=2).values]
+    limits = [float(found[f"twcrps_skill_{side}"]) for side in ("lower", "upper")]
+    assert limits == pytest.approx(np.quantile(drawn, [0.025, 0.975]), rel=1e-9)
+    hits, observed, weight = warm(8, 0.4)
+    base = np.average(observed, weights=weight)
+    warned = hits >= 4
+    h, f = (np.average(warned[which], weights=weight[which]) for which in (observed, ~observed))
+    sedi = (np.log(f) - np.log(h) + np.log(1 - h) - np.log(1 - f)) / (np.log(f) + np.log(h) + np.log(1 - h) + np.log(1 - f))
+    assert row[2] == f"{base:.3f}"
+    assert row[3].startswith(f"{1 - ours[1].mean() / (base * (1 - base)):+.2f}".replace("-", "−"))
+    assert row[5].startswith(f"{sedi:.3f}")
+    assert row[6].startswith(f"{ours[0].mean():.3f}")
+    assert row[7].startswith(f"{skills[0]:+.2f}".replace("-", "−"))
+    assert row[8] == f"† {(weight * observed).sum():,.0f} in 9 of 9 initialisations"  # of nine, an interval is not worth much
+    counted = event_counts(states[0]).sel(event=WARM.label, **DAY_3)
+    assert counted["events"] == pytest.approx((weight * observed).sum(), rel=1e-12)
+
+
+def test_spectra_are_fourier_sums_of_members_mean_and_truth(states: list[xr.Dataset]) -> None:
+    section = spectra.section(states)
+    assert section is not None
+    drawn, truth = (values.astype(float) for values in world(8, 0.4))
+    north = GLOBE.latitude >= 20
+    area = GLOBE.areas[north, 0] / GLOBE.areas[north, 0].sum()
+
+    def power(fields: np.ndarray) -> np.ndarray:
+        wave = abs(np.fft.fft(fields[..., north, :], axis=-1)[..., 1:8] / 16) ** 2
+        doubled: np.ndarray = 2 * np.einsum("...jk,j->...k", wave, area)
+        return doubled.reshape(-1, 7).mean(axis=0)
+
+    day_5 = (slice(None), 2)
+    of_members, of_truth = power(drawn[day_5][:, :, 1]), power(truth[day_5][:, 1])
+    of_mean = power(drawn[day_5][:, :, 1].mean(axis=1))
+    t2m = next(channel for channel in section["channels"] if channel["label"] == "t2m")
+    rows = {(row[0], row[1]): row for row in t2m["tables"][0].rows}
+    for kind, values in (("members", of_members), ("mean", of_mean)):
+        told = [values[k - 1] / of_truth[k - 1] for k in (1, 2, 3, 5)]
+        assert rows["day 5, eight", kind][2:6] == [f"{ratio:.2f}" for ratio in told]
+    assert ("day 5, one", "mean") not in rows
+    numbers = pd.concat(section["numbers"])
+    chosen = numbers[(numbers["model"] == "eight") & (numbers["channel"] == "2m_temperature") & (numbers["region"] == "20N-90N")]
+    chosen = chosen[(chosen["lead_hours"] == 120) & (chosen["at"].between(1, 7))]
+    assert set(chosen["units"]) == {"K²"}
+    for name, values in (("forecast_power", of_members), ("truth_power", of_truth), ("mean_power", of_mean)):
+        np.testing.assert_allclose(chosen[chosen["score"] == name].sort_values("at")["value"], values, rtol=1e-6)
+
+
+def test_flatness_of_ranks_is_counted(states: list[xr.Dataset]) -> None:
+    section = ranks.section(states, n_boot=10)
+    assert section is not None
+    drawn, truth = world(8, 0.4)
+    rank = (drawn[:, 1, :, 1] < truth[:, 1, None, 1]).sum(axis=1)
+    share = np.array([(W * (rank == k)).mean(axis=(1, 2)).mean() for k in range(9)])
+    found = ranks.rank_shares(states[0], LEADS, n_boot=10).sel(DAY_3)
+    np.testing.assert_allclose(found["shares"], share, rtol=1e-12)
+    assert float(found["outside"]) == pytest.approx((share[0] + share[8]) / (2 / 9), rel=1e-12)
+    assert float(found["tilt"]) == pytest.approx(share[5:].sum() - share[:4].sum(), rel=1e-12)
+    assert float(found["reliability_index"]) == pytest.approx(abs(share - 1 / 9).sum(), rel=1e-12)
+    assert float(found["outside_lower"]) <= float(found["outside"]) <= float(found["outside_upper"])
+    row = day_3(section, "eight", "2 m temperature: how flat")
+    assert row[1].startswith(f"{(share[0] + share[8]) / (2 / 9):.2f} [")
+    assert row[3:] == [f"{abs(share - 1 / 9).sum():.2f}", "9"]
+    assert [group["title"] for group in section["channels"][0]["groups"]] == ["eight, M = 8", "climatology of five, M = 5"]
+
+
+def test_what_no_state_keeps_has_no_section() -> None:
+    bare = state_of("bare", 1, 0.5, grid=EUROPE)
+    assert [module.section([bare]) for module in (ranks, reliability, decisions, events, spectra)] == [None] * 5
+    assert case.case_of_state(bare) is None
+
+
+def test_only_channels_that_an_event_applies_to_are_shown(states: list[xr.Dataset]) -> None:
+    for module in (reliability, decisions):
+        section = module.section(states, n_boot=5)
+        assert section is not None
+        assert [channel["label"] for channel in section["channels"]] == ["t2m"]
+
+
+def test_the_page_holds_all_sections_and_every_number_lies_beside_it(
+    states: list[xr.Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verification.report.page._score_maps", lambda state: {"note": "", "channels": []})  # drawn elsewhere
+    out = write_report(states, tmp_path / "report.html", n_boot=10)
+    text = out.read_text("utf-8")
+    for name in ("ranks", "reliability", "decisions", "events", "spectra", "case"):
+        assert f'<section id="{name}"' in text
+    labels = re.findall(r'aria-label="([^"]*)"', text)
+    assert len(labels) == len(set(labels))
+    table = pd.read_csv(out.with_suffix(".details.csv"), keep_default_na=False, na_values={"low": "", "high": "", "at": ""})
+    stored = json.loads(out.with_suffix(".details.json").read_text("utf-8"))
+    assert list(stored) == list(details.COLUMNS) == table.columns.tolist()
+    np.testing.assert_array_equal(table["value"], np.array(stored["value"], dtype=float))
+    keys = [name for name in details.COLUMNS if name not in ("value", "low", "high", "n", "units")]
+    assert not table.duplicated(keys).any()
+    assert set(table["section"]) == {"ranks", "reliability", "decisions", "events", "spectra"}
+    hits, observed, weight = warm(5, 0.9, inits=7)
+    row = table[
+        (table["section"] == "decisions") & (table["model"] == "climatology of five") & (table["event"] == WARM.label)
+        & (table["lead_hours"] == 72) & (table["score"] == "hit_rate") & (table["at"] == 3)
+    ]  # fmt: skip
+    assert row["value"].item() == pytest.approx(np.average(hits[observed] >= 3, weights=weight[observed]), rel=1e-5)
+    assert row["n"].item() == 7
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps of a case are named, not drawn: most of the time of these tests."""
+    monkeypatch.setattr(case, "picture", lambda field, shading, *, alt, caption: Picture("", alt, caption, 1, 1))
+
+
+def store_of_case() -> tuple[xr.Dataset, xr.Dataset]:
+    """The case of the state as a forecast store and an analysis in the schema."""
+    drawn, truth = world(8, 0.4)
+    dims, coords = ("time", "prediction_timedelta", "number", "latitude", "longitude"), GLOBE.coords()
+    forecast = xr.Dataset(
+        {"2m_temperature": (dims, drawn[2:3, :, :, 1], {"units": "K"})},
+        {"time": TIMES[2:3], "prediction_timedelta": LEADS, "number": np.arange(8), **coords},
+    )
+    analysis = xr.Dataset(
+        {"2m_temperature": (("time", *dims[3:]), truth[2, :, 1], {"units": "K"})}, {"time": TIMES[2] + LEADS, **coords}
+    )
+    return forecast, analysis
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_case_is_the_same_from_a_state_and_from_its_store(states: list[xr.Dataset]) -> None:
+    kept = case.case_of_state(states[0])
+    points = {"Oslo": (60.0, 11.0), "here": (-10.0, 200.0)}
+    shown = case.case_section(*store_of_case(), model="eight", events=[WARM.label, COLD.label], points=points)
+    assert kept is not None
+    assert kept["note"] == shown["note"]
+    from_state = next(channel for channel in kept["channels"] if channel["label"] == "t2m")
+    from_store = shown["channels"][0]
+    assert [figure.caption for figure in from_state["figures"]] == [
+        "truth", "ensemble mean", "spread", "probability > 12.85 °C", "probability <= 9.35 °C",
+        *[f"member {m}" for m in range(4)],
+    ]  # fmt: skip
+    assert from_state["table"] == from_store["table"]
+    assert from_state["plume_tables"] == from_store["plume_tables"]
+    assert from_state["plumes"] == from_store["plumes"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_maps_and_plumes_of_a_case_hold_its_members(states: list[xr.Dataset]) -> None:
+    drawn, truth = (values.astype(float) for values in world(8, 0.4))
+    kept = case.case_of_state(states[0])
+    assert kept is not None
+    channel = next(channel for channel in kept["channels"] if channel["label"] == "t2m")
+    means = {row[0]: row[1] for row in channel["table"].rows}
+    chance = (drawn[2, 2, :, 1] > 286).mean(axis=0)
+    spread = drawn[2, 2, :, 1].std(axis=0, ddof=1)
+    assert means["truth"] == f"{(W * truth[2, 2, 1]).mean() - 273.15:.1f}"
+    assert means["spread"] == f"{(W * spread).mean():.2f}"
+    assert means["probability > 12.85 °C"] == f"{(W * chance).mean():.3f}"
+    row, column = int(np.argmin(abs(GLOBE.latitude - 60))), int(np.argmin(abs(GLOBE.longitude - 11)))
+    at = drawn[2, :, :, 1, row, column] - 273.15
+    table = next(table for table in channel["plume_tables"] if "Oslo" in table.caption)
+    assert isinstance(table, Table)
+    for k in range(3):
+        values = [truth[2, k, 1, row, column] - 273.15, *np.quantile(at[k], [0, 0.1, 0.5, 0.9, 1])]
+        np.testing.assert_allclose([float(cell.replace("−", "-")) for cell in table.rows[k][1:]], values, atol=0.051)
+
+
+def test_events_of_a_case_may_be_quantiles_of_the_climate() -> None:
+    forecast, analysis = store_of_case()
+    rng = np.random.default_rng(1)
+    limit = 286 + rng.normal(size=GLOBE.shape)
+    quantile = np.broadcast_to(limit, (1, 366, 1, *GLOBE.shape))
+    dims = ("hour", "dayofyear", "quantile", "latitude", "longitude")
+    climate = xr.Dataset(
+        {"2m_temperature_quantile": (dims, quantile)},
+        {"hour": [0], "dayofyear": np.arange(1, 367), "quantile": [0.9], **GLOBE.coords()},
+    )
+    shown = case.case_section(forecast, analysis, model="eight", events=["> q0.9"], climatology=climate)
+    rows = {row[0]: row[1] for row in shown["channels"][0]["table"].rows}
+    drawn, _ = world(8, 0.4)
+    chance = (drawn[2, 2, :, 1].astype(float) > limit).mean(axis=0)
+    assert rows["probability above the 90 % quantile of the climate"] == f"{(W * chance).mean():.3f}"
+    with pytest.raises(InputError, match="no climatology: give one"):
+        case.case_section(forecast, analysis, model="eight", events=["> q0.9"])
+
+
+def test_the_command_passes_on_what_the_case_shall_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("verification.report.write_report", lambda states, out, **rest: asked.update(rest) or out)
+    monkeypatch.setattr("verification.state.open_state", lambda path: xr.Dataset())
+    forecast, _ = store_of_case()
+    write_dataset(tmp_path / "eight.zarr", forecast, {"model": "eight"})
+    app = typer.Typer()
+    commands.register(app)
+    arguments = ["report", "eight.scores.zarr", "--event", WARM.label, "--point", "Oslo=59.9,10.8"]
+    refused = CliRunner().invoke(app, arguments)
+    assert "give its forecast store (--forecast)" in str(refused.exception)
+    done = CliRunner().invoke(app, [*arguments, "--forecast", str(tmp_path / "eight.zarr")])
+    assert done.exit_code == 0, done.output
+    assert asked["case_choice"] == {"events": [WARM.label], "climatology": None, "points": {"Oslo": (59.9, 10.8)}}
+
+
+def test_points_of_plumes_are_cities_of_three_belts_or_the_middle_of_a_region() -> None:
+    assert list(default_points(GLOBE)) == ["London", "Singapore", "Buenos Aires"]
+    assert list(default_points(EUROPE)) == ["London"]
+    alps = Grid(np.arange(44.0, 49.1, 0.5), np.arange(5.0, 12.1, 0.5))
+    assert default_points(alps) == {"46.5°N 8.5°E": (46.5, 8.5)}
+
+
+def test_events_with_diagrams_are_few_and_named_for_people() -> None:
+    labels = ["< q0.01", "< q0.05", "> q0.95", "> q0.99", "2m_temperature > 303.15", "geopotential_500 > 56000"]
+    state = xr.Dataset(coords={"event": np.array(labels, dtype=object)})
+    assert choice.events_shown(state, "2m_temperature") == ["2m_temperature > 303.15", "> q0.95"]
+    assert choice.events_shown(state, "temperature_850") == ["> q0.95", "< q0.05"]
+    assert choice.event_name("> q0.95", "temperature_850") == "above the 95 % quantile of the climate"
+    assert choice.event_name("2m_temperature > 303.15", "2m_temperature") == "> 30 °C"
+
+
+def test_what_lies_beyond_an_axis_is_drawn_on_its_edge_and_gaps_break_a_line() -> None:
+    axis = Axis(0.01, 1.0, 40, 240, log=True)
+    np.testing.assert_allclose(axis(np.array([0.01, 0.1, 1.0, 7.0])), [40, 140, 240, 240])
+    curve = Curve(1, np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, np.nan, -7.0, 0.2]))
+    svg = diagrams.by_lead([curve], title="skill", units="", alt="a skill", zero=True)
+    path = re.search(r'class="d-l1" d="([^"]*)"', svg)
+    assert path is not None
+    assert path[1].count("M") == 2
+    assert " 210L" in path[1]  # -1, the lowest that is shown
+    assert "NaN" not in svg.upper().replace("ARIA", "")
