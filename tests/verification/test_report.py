@@ -18,8 +18,8 @@ import xarray as xr
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from verification.accumulate import Accumulator
-from verification.plan import Event, Plan
 from verification.onepass import ANOMALIES
+from verification.plan import Event, Plan
 from verification.report import curves, numbers, scorecard, write_report
 from verification.report.tables import card_leads, interval, lead_name, number
 from verification.significance import intervals
@@ -169,7 +169,8 @@ def views_of(text: str) -> dict[str, object]:
 
 
 def printed(out: Path) -> pd.DataFrame:
-    return pd.read_csv(out.with_suffix(".csv"), keep_default_na=False, na_values={"": ""}).fillna({"reference": "", "units": ""})
+    table = pd.read_csv(out.with_suffix(".csv"), keep_default_na=False, na_values=[""])
+    return table.fillna({"reference": "", "units": ""})
 
 
 def test_the_page_is_self_contained_and_lets_only_its_own_script_run(planet_report: tuple[Path, list[xr.Dataset]]) -> None:
@@ -224,13 +225,12 @@ def by_hand(state: xr.Dataset, score: str, *, channel: str, lead_hours: float, r
     """A score from the sums of a state, one number after the other; display units."""
     k = [str(label) for label in state["channel"].values].index(channel)
     j = (state["prediction_timedelta"].values / np.timedelta64(1, "h")).tolist().index(lead_hours)
-    total = dict.fromkeys(map(str, state.data_vars), 0.0)
-    for name in total:
-        if state[name].dims == ("channel", "time", "prediction_timedelta", "cell"):
-            for c, cell in enumerate(state["cell"].values):
-                if INSIDE[region](str(cell)):
-                    for i in range(state.sizes["time"]):
-                        total[name] += float(state[name].values[k, i, j, c])
+    total = {}
+    for name, array in state.data_vars.items():
+        if array.dims == ("channel", "time", "prediction_timedelta", "cell"):
+            rows = array.values[k, :, j]
+            inside = [c for c, cell in enumerate(state["cell"].values) if INSIDE[region](str(cell))]
+            total[str(name)] = sum(float(rows[i, c]) for i in range(state.sizes["time"]) for c in inside)
     M, weight = int(state.attrs["members"]), total["weight"]
     found = {
         "crps": (total["abs_error"] - total["gini"] / 2) / weight,
@@ -262,13 +262,13 @@ def test_ten_random_cells_of_the_files_are_those_of_the_states(planet_report: tu
     named = {str(each.attrs["model"]): each for each in states}
     for row in known.sample(10, random_state=3).itertuples():
         at = {"channel": row.channel, "lead_hours": row.lead_hours, "region": row.region}
-        assert row.value == pytest.approx(by_hand(named[row.model], row.score, **at), rel=1e-8)
+        assert row.value == pytest.approx(by_hand(named[row.model], row.score, **at), rel=1e-7)
         assert row.n == 6
         if row.score != "spread":
             limits = intervals(named[row.model], region=row.region, n_boot=40, seed=0)
             cell = limits.sel(channel=row.channel, prediction_timedelta=pd.Timedelta(hours=row.lead_hours))
             factor = 1.0 if row.score in ("ssr", "acc") else FACTOR[row.channel]
-            assert row.low == pytest.approx(factor * float(cell[f"{row.score}_lower"]), rel=1e-8)
+            assert row.low == pytest.approx(factor * float(cell[f"{row.score}_lower"]), rel=1e-7)
 
 
 def test_ten_random_cells_of_the_tables_in_the_page_are_those_of_the_states(
@@ -387,7 +387,7 @@ def test_a_season_is_the_verification_of_its_initialisations_alone() -> None:
     expected = numbers.collect(alone, [(0, 1)], n_boot=30, seed=0)
     key = ["model", "channel", "region", "lead_hours", "score", "reference"]
     seasonal = found[found["season"] == "JJA"].set_index(key).sort_index()
-    expected = expected[~expected["score"].str.endswith("_difference")].set_index(key).sort_index()
+    expected = expected[expected["score"].isin(["crps", "rmse", "spread", "ssr", "bias"])].set_index(key).sort_index()
     assert set(expected["season"]) == {"all year"}
     columns = ["value", "low", "high", "n"]
     pd.testing.assert_frame_equal(seasonal[columns], expected[columns])
@@ -425,7 +425,7 @@ def test_the_reference_is_the_one_that_is_asked_for() -> None:
 
 
 def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
-    states = three(EUROPE, leads=1)[:2]
+    states = [state(EUROPE, model="crps", leads=1)]
     first = write_report(states, tmp_path / "a" / "report.html", n_boot=10)
     second = write_report(states, tmp_path / "b" / "report.html", n_boot=10)
     for suffix in (".html", ".csv", ".json"):
@@ -458,7 +458,7 @@ def test_names_from_data_are_escaped(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("without_score_maps")
 def test_initialisations_inside_training_or_validation_are_named_in_red(tmp_path: Path) -> None:
-    states = three(EUROPE, leads=1)
+    states = three(EUROPE, leads=1)[::2]
     states[0]["in_training"][1, 0] = 2
     states[0]["in_training"][4, :] = 1
     text = write_report(states, tmp_path / "report.html", n_boot=5).read_text(encoding="utf-8")

@@ -35,7 +35,7 @@ ORDER = ("channel", "prediction_timedelta")
 
 
 def collect(states: Sequence[xr.Dataset], pairs: Sequence[tuple[int, int]], *, n_boot: int, seed: int) -> pd.DataFrame:
-    """Every score of every state by channel, region, season and lead, and the differences of pairs over the whole year.
+    """Scores of every state by channel, region, season and lead, skill and differences of pairs over the whole year.
 
     Columns `COLUMNS`: scores `SCORES`, and of each pair (model, reference), by position among the states, crpss and
     <score>_difference for crps, rmse and, where all have anomalies, acc. value and the limits of its 95 % interval, low and high,
@@ -47,20 +47,19 @@ def collect(states: Sequence[xr.Dataset], pairs: Sequence[tuple[int, int]], *, n
     regions = reported_regions(states)
     parts = []
     for season in (WHOLE_YEAR, *seasons_of(states)):
-        chosen = [in_season(state, season) for state in small]
-        for region in regions:
-            where = {"region": region, "season": season}
-            for state in (state for state in chosen if state.sizes["time"] > 0):
+        for state in (part for each in small if (part := in_season(each, season)).sizes["time"] > 0):
+            wanted = SCORES if season == WHOLE_YEAR else _seasonal(state)
+            for region in regions:
+                where = {"model": model_of(state), "region": region, "season": season}
                 scores = readout.scores_table(state, region)
                 limits = significance.intervals(state, region=region, n_boot=n_boot, seed=seed)
-                known = [name for name in SCORES if name in scores]
-                parts += [_rows(scores, limits, name, model=model_of(state), **where) for name in known]
-            for ours, theirs in (pair for pair in pairs if _share_times(*(chosen[index] for index in pair))):
-                skill = readout.skill(chosen[ours], chosen[theirs], region)
-                limits = significance.intervals(chosen[ours], chosen[theirs], region=region, n_boot=n_boot, seed=seed)
-                names = {"model": model_of(small[ours]), "reference": model_of(small[theirs])}
-                parts.append(_rows(skill, limits, "crpss", **names, **where))
+                parts += [_rows(scores, limits, name, **where) for name in wanted if name in scores]
     for ours, theirs in pairs:
+        names = {"model": model_of(small[ours]), "reference": model_of(small[theirs]), "season": WHOLE_YEAR}
+        for region in regions:
+            skill = readout.skill(small[ours], small[theirs], region)
+            limits = significance.intervals(small[ours], small[theirs], region=region, n_boot=n_boot, seed=seed)
+            parts.append(_rows(skill, limits, "crpss", region=region, **names))
         parts += _differences(small[ours], small[theirs], regions, n_boot=n_boot, seed=seed)
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
@@ -107,8 +106,9 @@ def map_fields(state: xr.Dataset) -> xr.Dataset:
     return means[["crps", "bias"]].assign(ssr=ratio)
 
 
-def _share_times(ours: xr.Dataset, theirs: xr.Dataset) -> bool:
-    return bool(np.isin(ours["time"].values, theirs["time"].values).any())
+def _seasonal(state: xr.Dataset) -> list[str]:
+    """The scores of seasons: one CRPS, the fair one where there is one."""
+    return [name for name in SCORES if name != ("crps_ecdf" if int(state.attrs["members"]) > 1 else "crps")]
 
 
 def _differences(

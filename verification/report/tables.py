@@ -123,7 +123,7 @@ def write_numbers(numbers: pd.DataFrame, header: dict[str, Any], out: Path) -> l
     as_csv, as_json = out.with_suffix(".csv"), out.with_suffix(".json")
     columns = {str(name): [_plain(value) for value in column.tolist()] for name, column in numbers.items()}
     text = json.dumps({**header, "numbers": columns}, ensure_ascii=False, separators=(",", ":"))
-    write_bytes(as_csv, numbers.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode("utf-8"))
+    write_bytes(as_csv, numbers.to_csv(index=False, float_format="%.8g", lineterminator="\n").encode("utf-8"))
     write_bytes(as_json, (text + "\n").encode("utf-8"))
     return [as_csv, as_json]
 
@@ -154,5 +154,5 @@ def write_tables(found: Sequence[Table], out: Path) -> list[Path]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.10g}") if math.isfinite(value) else None
+        return float(f"{value:.8g}") if math.isfinite(value) else None
     return value
