@@ -14,7 +14,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from verification import significance as sig
 from verification.accumulate import Accumulator
-from verification.onepass import SUMS
+from verification.onepass import ANOMALIES, SUMS
 from verification.plan import Plan
 from verification.readout import scores_table, skill
 from verification.timeseries import METHODS, effective_size, mean_test
@@ -233,6 +233,34 @@ def test_the_rmse_of_a_card_is_that_of_all_initialisations_with_the_error_of_a_j
     joint = np.diff([np.sqrt(square.ravel()[drawn].mean(1)) for square in squares], axis=0)[0]
     half = (float(found["upper"]) - float(found["lower"])) / 2
     assert half == pytest.approx(1.96 * joint.std(), rel=0.08)
+
+
+def test_the_anomaly_correlation_of_a_card_is_the_pooled_one_with_the_error_of_a_joint_bootstrap() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.gamma(4, size=(1, 300, 1, 1))
+    states, sums = [], []
+    for model, correlation in (("a", 0.8), ("b", 0.6)):
+        forecast = truth * rng.gamma(30, 1 / 30, size=truth.shape)
+        product = correlation * np.sqrt(forecast * truth) * rng.gamma(40, 1 / 40, size=truth.shape)
+        sums.append((product.ravel(), forecast.ravel(), truth.ravel()))
+        made = state_of(np.ones_like(truth), model)
+        states.append(
+            made.assign({name: (made["weight"].dims, v) for name, v in zip(ANOMALIES, (product, forecast, truth), strict=True)})
+        )
+    found = sig.scorecard(*states, scores=["acc"], regions=["global"], method="dm").squeeze()
+    pooled = [product.sum() / np.sqrt(forecast.sum() * observed.sum()) for product, forecast, observed in sums]
+    assert float(found["difference"]) == pytest.approx(pooled[0] - pooled[1], rel=1e-12)
+    assert float(found["of_reference"]) == pytest.approx(pooled[1], rel=1e-12)
+    assert float(found["relative"]) == pytest.approx(100 * ((1 - pooled[0]) / (1 - pooled[1]) - 1), rel=1e-12)
+    drawn = rng.integers(0, 300, (4000, 300))
+    resampled = [p[drawn].sum(1) / np.sqrt(f[drawn].sum(1) * o[drawn].sum(1)) for p, f, o in sums]
+    half = (float(found["upper"]) - float(found["lower"])) / 2
+    assert half == pytest.approx(1.96 * (resampled[0] - resampled[1]).std(), rel=0.08)
+    limits = sig.intervals(states[0], n_boot=2000)
+    assert float(limits["acc_lower"].squeeze()) == pytest.approx(np.quantile(resampled[0], 0.025), abs=0.002)
+    assert float(limits["acc_upper"].squeeze()) == pytest.approx(np.quantile(resampled[0], 0.975), abs=0.002)
+    with pytest.raises(InputError, match="b was scored without a climatology"):
+        sig.scorecard(states[0], states[1].drop_vars(ANOMALIES), scores=["acc"])
 
 
 def correlated_maps(maps: int, inits: int, seed: int) -> np.ndarray:
