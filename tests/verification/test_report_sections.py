@@ -278,6 +278,17 @@ def test_what_no_state_keeps_has_no_section() -> None:
     assert case.case_of_state(bare) is None
 
 
+def test_models_without_a_lead_or_initialisation_in_common_stand_beside_each_other(states: list[xr.Dataset]) -> None:
+    apart = [states[0].sel(prediction_timedelta=LEADS[:1]), states[1].sel(prediction_timedelta=LEADS[1:])]
+    assert [module.section(apart, n_boot=5) for module in (ranks, reliability, decisions)] == [None] * 3
+    for pair in (apart, [states[0].isel(time=slice(4)), states[1].isel(time=slice(4, None))]):
+        section = events.section(pair, n_boot=5)
+        assert section is not None
+        rows = section["channels"][0]["tables"][0].rows
+        assert {row[1] for row in rows} >= {"eight"}
+        assert {row[7] for row in rows} == {"–"}
+
+
 def test_only_channels_that_an_event_applies_to_are_shown(states: list[xr.Dataset]) -> None:
     for module in (reliability, decisions):
         section = module.section(states, n_boot=5)

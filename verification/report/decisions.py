@@ -40,9 +40,14 @@ def section(states: Sequence[xr.Dataset], *, n_boot: int = 300, seed: int = 0, l
         return None
     first = next(iter(known.values()))
     leads = leads_shown(list(known.values()))
+    if not leads.size:
+        return None
     read = {index: _read(state, leads, n_boot, seed, level) for index, state in known.items()}
     names = {index: str(state.attrs["model"]) for index, state in known.items()}
     found = [_channel(label, events_shown(first, label), read, names) for label in channels_shown(first)]
+    channels = [channel for channel in found if channel["groups"]]
+    if not channels:
+        return None
     numbers = []
     for index, whole in read.items():
         options: dict[str, Any] = {"section": "decisions", "model": names[index], "n": whole["n"]}
@@ -50,7 +55,6 @@ def section(states: Sequence[xr.Dataset], *, n_boot: int = 300, seed: int = 0, l
         numbers.append(details.rows(whole, ["value"], at="cost_loss", **options))
         numbers.append(details.rows(whole, ["auc"], **options))
     note = NOTE.format(percent=f"{100 * level:g}")
-    channels = [channel for channel in found if channel["groups"]]
     return {"id": "decisions", "title": "ROC and economic value", "note": note, "channels": channels, "numbers": numbers}
 
 

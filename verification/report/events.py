@@ -57,7 +57,10 @@ def section(
     scored = {index: _scores(state, None if index == against else beside, n_boot, seed, level) for index, state in known.items()}
     first = next(iter(known.values()))
     who = "" if against is None else names[against]
-    channels = [_channel(label, events_shown(first, label), scored, names, who) for label in channels_shown(first)]
+    found = [_channel(label, events_shown(first, label), scored, names, who) for label in channels_shown(first)]
+    channels = [channel for channel in found if channel["groups"] or channel["tables"][0].rows]
+    if not channels:
+        return None
     told = f", and its skill against {who} on the initialisations of both" if who else ""
     note = NOTE.format(against=told, percent=f"{100 * level:g}", events=FEWEST_EVENTS, inits=FEWEST_INITS)
     return {
@@ -65,7 +68,6 @@ def section(
         "title": "Extremes",
         "note": note,
         "channels": channels,
-        "tables": [table for channel in channels for table in channel["tables"]],
         "numbers": [_numbers(scores, names[index], who) for index, scores in scored.items()],
     }
 
@@ -88,10 +90,10 @@ def _scores(state: xr.Dataset, reference: xr.Dataset | None, n_boot: int, seed: 
     if int(state.attrs["members"]) == 1:
         scores = scores.assign({f"twcrps{side}": scores[f"twcrps_ecdf{side}"] for side in ("", "_lower", "_upper")})
     skills = [f"twcrps_skill{side}" for side in ("", "_lower", "_upper")]
-    if reference is None:
+    shared = ("channel", "event", "time", "prediction_timedelta")
+    if reference is None or not all(np.isin(own[dim].values, reference[dim].values).any() for dim in shared):
         return scores.assign({name: xr.full_like(scores["base_rate"], np.nan) for name in skills})
-    both = [lead for lead in leads if lead in reference["prediction_timedelta"].values]
-    skill = event_skill(state, reference, leads=both, n_boot=n_boot, seed=seed, level=level)
+    skill = event_skill(own, reference, n_boot=n_boot, seed=seed, level=level)
     return scores.merge(skill[skills], join="left")
 
 

@@ -34,6 +34,8 @@ def section(states: Sequence[xr.Dataset], *, n_boot: int = 300, seed: int = 0, l
     if not known:
         return None
     leads = leads_shown(list(known.values()), FEW_DAYS)
+    if not leads.size:
+        return None
     read = {index: rank_shares(state, leads, n_boot=n_boot, seed=seed, level=level) for index, state in known.items()}
     names = {index: str(state.attrs["model"]) for index, state in known.items()}
     channels = [_channel(label, read, names) for label in channels_shown(next(iter(known.values())))]
@@ -88,7 +90,8 @@ def _channel(label: str, read: dict[int, xr.Dataset], names: dict[int, str]) -> 
             where = f"{style.long_name}, {names[index]}, {lead_name(hours)}"
             alt = f"Rank histogram of {where}: outer ranks {values[0]:.3f}, {values[-1]:.3f}"
             if np.isfinite(values).all():
-                drawn.append({"svg": rank_histogram(values, title=lead_name(hours), model=index, alt=alt), "caption": []})
+                picture = rank_histogram(values, title=lead_name(hours), model=index, alt=alt)
+                drawn.append({"svg": picture, "caption": ["outside {}, tilt {}".format(*_summary(at))]})
             summary.append([f"{names[index]}, {lead_name(hours)}", *_summary(at), str(int(at["n"]))])
             lines.append([lead_name(hours), *[f"{share:.4f}" for share in values]])
         groups.append({"title": f"{names[index]}, M = {values.size - 1}", "kind": "panels", "figures": drawn})
@@ -102,10 +105,9 @@ def _channel(label: str, read: dict[int, xr.Dataset], names: dict[int, str]) -> 
 def _summary(at: xr.Dataset) -> list[str]:
     cells = []
     for name, signed in (("outside", False), ("tilt", True)):
-        limits_text = interval(float(at[f"{name}_lower"]), float(at[f"{name}_upper"]), signed)
-        cells.append(
-            f"{float(at[name]):{'+' if signed else ''}.2f}".replace("-", "−") + (f" [{limits_text}]" if limits_text else "")
-        )
+        bounds = interval(float(at[f"{name}_lower"]), float(at[f"{name}_upper"]), signed)
+        value = f"{float(at[name]):{'+' if signed else ''}.2f}".replace("-", "−")
+        cells.append(f"{value} [{bounds}]" if bounds else value)
     return [*cells, f"{float(at['reliability_index']):.2f}"]
 
 

@@ -35,9 +35,14 @@ def section(states: Sequence[xr.Dataset], *, n_boot: int = 300, seed: int = 0, l
         return None
     first = next(iter(known.values()))
     leads = leads_shown(list(known.values()))
+    if not leads.size:
+        return None
     read = {index: _read(state, leads, n_boot, seed, level) for index, state in known.items()}
     names = {index: str(state.attrs["model"]) for index, state in known.items()}
-    found = {label: _channel(label, events_shown(first, label), read, names) for label in channels_shown(first)}
+    found = [_channel(label, events_shown(first, label), read, names) for label in channels_shown(first)]
+    channels = [channel for channel in found if channel["groups"]]
+    if not channels:
+        return None
     numbers = []
     for index, whole in read.items():
         options: dict[str, Any] = {"section": "reliability", "model": names[index]}
@@ -48,7 +53,6 @@ def section(states: Sequence[xr.Dataset], *, n_boot: int = 300, seed: int = 0, l
         )
         numbers.append(details.rows(whole, ["base_rate", *PARTS], n=whole["n"], **options))
     note = NOTE.format(percent=f"{100 * level:g}", fewest=FEWEST_CASES)
-    channels = [channel for channel in found.values() if channel["groups"]]
     return {"id": "reliability", "title": "Reliability", "note": note, "channels": channels, "numbers": numbers}
 
 

@@ -33,6 +33,8 @@ def section(states: Sequence[xr.Dataset]) -> dict[str, Any] | None:
     if not known:
         return None
     leads = leads_shown(list(known.values()), FEW_DAYS, "drawn_lead")
+    if not leads.size:
+        return None
     read = {index: _read(state) for index, state in known.items()}
     names = {index: str(state.attrs["model"]) for index, state in known.items()}
     channels = [_channel(label, leads, read, names) for label in channels_shown(next(iter(known.values())))]
