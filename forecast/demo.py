@@ -50,15 +50,14 @@ class Stores(NamedTuple):
     forecast: Path
 
 
-def prepare(out: Path, members: int = 24, inits: int = INITS, days: float = DAYS) -> Stores:
+def prepare(out: Path, members: int = 24) -> Stores:
     """The stores of the demo in `out`, of which those that are there already are not made again."""
     recipe, analysis_path = sample_recipe(), out / "analysis.zarr"
     with ProgressDisplay("ingest of the packaged planet", "stamps") as bar:
         ingest(recipe, analysis_path, progress=bar)
     with table_console().status("climatology of the packaged training years"):
         climate_path = make_climatology(recipe, out, quantiles=QUANTILES)
-    forecast_path = _forecast(open_analysis(analysis_path), section(recipe, "periods", Periods), out, members, inits, days)
-    return Stores(analysis_path, climate_path, forecast_path)
+    return Stores(analysis_path, climate_path, make_forecast(analysis_path, out, members))
 
 
 def run_demo(out: Path, members: int) -> Path:
@@ -89,8 +88,10 @@ def run_demo(out: Path, members: int) -> Path:
     return report
 
 
-def _forecast(analysis: xr.Dataset, periods: Periods, out: Path, members: int, inits: int, days: float) -> Path:
-    generator = models.load(models.shipped())
+def make_forecast(analysis_path: Path, out: Path, members: int, inits: int = INITS, days: float = DAYS) -> Path:
+    """The demo's forecast store in `out`, by the shipped checkpoint, from initialisations spread over the test period."""
+    generator, analysis = models.load(models.shipped()), open_analysis(analysis_path)
+    periods = section(sample_recipe(), "periods", Periods)
     spec, horizon = generator.spec, np.timedelta64(round(24 * days), "h")
     times = spread_evenly(analysis, spec.frames, spec.step, periods.required("test"), inits, horizon)
     plan = make_plan(generator, analysis, times, days=days, members=members, seed=0)

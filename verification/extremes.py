@@ -29,7 +29,7 @@ def departures(analysis: xr.DataArray, climatology: xr.Dataset) -> xr.DataArray:
     absent = [wanted for wanted in (name, f"{name}_std") if wanted not in climatology]
     if absent:
         raise InputError(
-            f"departures of {name}: the climatology has no {', '.join(absent)}, only {', '.join(map(str, climatology))}"
+            f"departures of {name}: the climatology has no {', '.join(absent)}; it has {', '.join(map(str, climatology))}"
         )
     usual = climates.select(climatology[[name, f"{name}_std"]], pd.DatetimeIndex(analysis["time"].values))
     spread = usual[f"{name}_std"]

@@ -346,6 +346,11 @@ def test_tracks_break_where_the_map_ends_and_shallow_lows_can_be_left_out() -> N
     assert "lows deeper than 980 hPa" in texts(deep)
     assert len(deep.axes[0].collections[-2].get_paths()) < len(pieces)
     assert pixels(maps.plot_tracks(tracks, deeper_than=90000.0, width=4), dpi=60).std() > 0.05  # none is left, and that is drawn
+    observed = maps.plot_tracks(tracks, truth=tracks.isel(number=[0]), width=5)
+    drawn = [line for line in observed.axes[0].lines if line.get_color() == maps.TRUTH]
+    assert len(drawn) == 1
+    assert np.isnan(drawn[0].get_xdata()).any()  # torn at the date line
+    assert "red: truth" in texts(observed)
     with pytest.raises(InputError, match=r"track_pressure by number, track.*found track_latitude"):
         maps.plot_tracks(tracks[["track_latitude"]])
 
