@@ -323,7 +323,7 @@ def test_the_script_draws_the_numbers_of_the_files(planet_report: tuple[Path, li
 
 def test_the_scorecard_prints_the_differences_of_the_states(planet_report: tuple[Path, list[xr.Dataset]]) -> None:
     out, states = planet_report
-    page, csv = Page(out.read_text(encoding="utf-8")), printed(out)
+    page, csv = Page(unpacked(out.read_text(encoding="utf-8"))), printed(out)
     titles = [attrs["title"] for attrs in page.all("td") if "title" in attrs]
     for reference in states[1:]:
         for region, score in (("global", "rmse"), ("tropics", "acc"), ("land", "crps")):

@@ -23,13 +23,13 @@ FIRST = (
 )  # fmt: skip
 
 
-def channels_shown(state: xr.Dataset) -> list[str]:
+def channels_shown(state: xr.Dataset, most: int = MOST_CHANNELS) -> list[str]:
     """The channels with pictures: all in their order, or those that forecasters look at first, then the others."""
     labels = [str(label) for label in state["channel"].values]
-    if len(labels) <= MOST_CHANNELS:
+    if len(labels) <= most:
         return labels
     chosen = [label for label in FIRST if label in labels]
-    chosen = [*chosen, *[label for label in labels if label not in chosen]][:MOST_CHANNELS]
+    chosen = [*chosen, *[label for label in labels if label not in chosen]][:most]
     return [label for label in labels if label in chosen]
 
 

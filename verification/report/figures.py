@@ -38,7 +38,8 @@ SHAPES = (  # the markers again, for the key of the page
     "M19 5l-7-4v8z",
 )
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 3)), "-", (0, (5, 1.5)), (0, (1.5, 1.2)))
-DPI = 130
+MARKED = 10  # leads of a curve with a marker, about
+DPI = 112
 PANEL = (3.6, 2.35)  # inches; scaled by the page
 RC: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -114,7 +115,18 @@ def _curve(ax: Axes, line: Line) -> None:
         ax.fill_between(days, low, high, color=colour, alpha=0.16, linewidth=0)
     style = (0, (2.5, 2)) if line.dashed else DASHES[line.model % 8]
     marker = None if line.dashed else MARKERS[line.model % 8]
-    ax.plot(days, value, color=colour, linewidth=1.5, linestyle=style, marker=marker, markersize=3.2, markeredgewidth=0)
+    every = max(1, round(days.size / MARKED))
+    ax.plot(
+        days,
+        value,
+        color=colour,
+        linewidth=1.5,
+        linestyle=style,
+        marker=marker,
+        markevery=every,
+        markersize=3.2,
+        markeredgewidth=0,
+    )
 
 
 def plume(days: np.ndarray, members: np.ndarray, truth: np.ndarray, *, title: str, alt: str) -> Markup:
@@ -181,7 +193,7 @@ def svg(figure: Figure, alt: str) -> Markup:
     return Markup(f'<svg {view[0]} role="img" aria-label="{escape(alt)}">{body.strip()}')
 
 
-def png(figure: Figure, *, colours: int = 64) -> str:
+def png(figure: Figure, *, colours: int = 48) -> str:
     """A map as a data URI of a palette PNG: a third of the bytes of true colour."""
     figure.set_dpi(DPI)
     figure.set_facecolor("white")

@@ -32,10 +32,12 @@ from verification.report import (
     spectra,
     tables,
 )
+from verification.report.choice import channels_shown
 from verification.report.numbers import collect, map_fields, pairs_of, reported_regions
 from verification.report.tables import card_leads
 
 LEVEL = 95  # per cent of the intervals
+MAPPED = 8  # channels with maps, of scores and of the case: they are most of the bytes of a page
 DRAWS = 300  # at most, of the sections that resample whole tables
 MAPS = (
     "Means over all initialisations at each grid point; one scale for the leads of a row. Where spread / error is below 1 "
@@ -70,6 +72,7 @@ def write_report(
     the reference.
     """
     names = _names(states)
+    states = [state.assign_attrs(model=name) for state, name in zip(states, names, strict=True)]
     pairs = pairs_of(names, reference)
     certificate = certify()
     require(certificate)
@@ -80,7 +83,7 @@ def write_report(
     shown = _sections(states, reference, n_boot=min(n_boot, DRAWS), seed=seed)
     maps = {
         "score_maps": _score_maps(states[0]),
-        "case": of_case.case_of_state(states[0])
+        "case": of_case.case_of_state(states[0].sel(channel=channels_shown(states[0], MAPPED)))
         if case is None
         else of_case.case_section(case, truth, model=names[0], **case_choice or {}),
     }
@@ -159,14 +162,16 @@ def _environment() -> jinja2.Environment:
 
 def _packed(html: str, keep: bool = False) -> Markup:
     """Part of the page for its script to unpack, an eighth of the size; as it is if `keep`: what is first seen needs none."""
-    return Markup(html) if keep else Markup(f'<div data-packed="{curves.packed(str(html))}"></div>')
+    if keep:
+        return Markup(html)
+    note = "This part is unpacked by the script of the page; its numbers are in the files beside it."
+    return Markup(f'<div data-packed="{curves.packed(str(html))}"><p class="muted">{note}</p></div>')
 
 
 def _score_maps(state: xr.Dataset) -> dict[str, Any]:
-    means = map_fields(state)
+    means, channels = map_fields(state), channels_shown(state, MAPPED)
     leads = card_leads(_hours(means), fields.MAP_DAYS)
-    labels = [str(label) for label in state["channel"].values]
-    return {"note": MAPS, "channels": fields.score_maps(means, channels=labels, leads=leads)}
+    return {"note": MAPS, "channels": fields.score_maps(means, channels=channels, leads=leads)}
 
 
 def _hours(state: xr.Dataset) -> list[float]:

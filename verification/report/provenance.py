@@ -92,7 +92,7 @@ def facts(
     truths = _of_each(states, lambda state: str(state.attrs.get("truth", "its analysis")), names)
     summary = f"{attrs.get('members', '?')} members of {names[0]}, {model.sizes['time']} initialisations {_period(model)}, "
     summary += f"leads {_span(model)}, verified against {attrs.get('truth', 'its analysis')}"
-    summary += f" beside {_listing(names[1:])}." if names[1:] else "."
+    summary += f", beside {_listing(names[1:])}." if names[1:] else "."
     compared = "none" if len(states) == 1 else f"{_listing([n for n in names if n != reference])}, each with {reference}"
     if reference is None and len(states) > 1:
         compared = f"{names[0]} with {_listing(names[1:])}"
@@ -149,6 +149,7 @@ def _estimator(states: Sequence[xr.Dataset]) -> str:
 def _rest(attrs: dict[Any, Any]) -> list[tuple[str, str]]:
     wanted = [
         ("Data", "source"),
+        ("Attribution", "attribution"),
         ("Training period", "training_period"),
         ("Validation period", "validation_period"),
         ("Initial state", "initial_state"),

@@ -15,11 +15,6 @@ paint(wanted.value);
 themes.forEach(input => input.addEventListener("change", () => { paint(input.value); kept.set(input.value); }));
 all("[data-script]").forEach(element => { element.hidden = false; });
 
-// switches of one kind move together: the pair of models stays when the region changes
-all("input[data-sync]").forEach(input => input.addEventListener("change", () => {
-  all(`input[data-sync="${input.dataset.sync}"]`).filter(other => other.value === input.value).forEach(other => { other.checked = true; });
-}));
-
 // the bubble beside what is pointed at
 const show = (lines, box) => {
   bubble.textContent = lines;
@@ -34,8 +29,13 @@ const hide = () => { bubble.hidden = true; };
 document.addEventListener("keydown", event => { if (event.key === "Escape") hide(); });
 document.addEventListener("scroll", hide, { passive: true });
 
+// switches of one kind move together: the pair of models stays when the region changes
+const bind = scope => all("input[data-sync]", scope).forEach(input => input.addEventListener("change", () => {
+  all(`input[data-sync="${input.dataset.sync}"]`).filter(other => other.value === input.value).forEach(other => { other.checked = true; });
+}));
+
 // cards: one stop of the tab key each, arrows inside
-all("table.card").forEach(card => {
+const explain = scope => all("table.card", scope).forEach(card => {
   const rows = all("tbody tr", card).map(row => all("td", row));
   const cells = rows.flat();
   cells.forEach(cell => { cell.dataset.tip = cell.title; cell.removeAttribute("title"); cell.tabIndex = -1; });
@@ -60,6 +60,9 @@ all("table.card").forEach(card => {
     if (next) next.focus();
   });
 });
+
+const prepare = scope => { bind(scope); explain(scope); };
+prepare(document);
 
 // curves: every region and season, drawn from the packed numbers
 const DASH = "–", FRAME = { width: 360, height: 235, left: 47, right: 8, top: 27, bottom: 39 };
@@ -136,7 +139,8 @@ const start = views => {
       const pieces = days.map((_, i) => i).reduce((path, i) => line.value[i] === null ? path + " " : path + (path === "" || path.endsWith(" ") ? "M" : "L") + point(i, line.value[i]), "");
       const dashes = line.dashed ? "4 3" : views.dashes[line.model % 8];
       parts.push(`<path d="${pieces}" fill="none" stroke="${colour}" stroke-width="2.1" stroke-linejoin="round"${dashes ? ` stroke-dasharray="${dashes}"` : ""}/>`);
-      if (!line.dashed) there.forEach(i => parts.push(`<path d="${views.shapes[line.model % 8]}" fill="${colour}" transform="translate(${(x(days[i]) - 15 * 0.75).toFixed(1)} ${(y(line.value[i]) - 5 * 0.75).toFixed(1)}) scale(.75)"/>`));
+      const every = Math.max(1, Math.round(days.length / 10));
+      if (!line.dashed) there.filter(i => i % every === 0).forEach(i => parts.push(`<path d="${views.shapes[line.model % 8]}" fill="${colour}" transform="translate(${(x(days[i]) - 15 * 0.75).toFixed(1)} ${(y(line.value[i]) - 5 * 0.75).toFixed(1)}) scale(.75)"/>`));
     }
     const units = panel.units && channel.units ? ` (${channel.units})` : "";
     const view = `${views.regions[where.region]}, ${views.seasons[where.season].name}`;
@@ -217,6 +221,10 @@ const start = views => {
 
 if ("DecompressionStream" in window) {
   unpack(document.getElementById("numbers").textContent.trim()).then(start);
-  all("[data-packed]").forEach(async part => { part.outerHTML = await unpack(part.dataset.packed); });
+  all("[data-packed]").forEach(async part => {
+    const home = part.parentElement;
+    part.outerHTML = await unpack(part.dataset.packed);
+    prepare(home);
+  });
 }
 })();
