@@ -86,8 +86,8 @@ def plot_signal(
     members: (prediction_timedelta, number), SI units, of one valid time, as `valid_at` gives them. climate: (quantile) of that
     time and place, with the levels that `verification.efi` and `verification.sot` ask for; quantiles of 1, 10, 50, 90 and 99 per
     cent are drawn as lines. truth: what came. tail: of the shift of tails, 0.9 or 0.1; by default that to which the index of the
-    shortest lead points. Boxes hold the middle half of the members, whiskers all. Raises InputError as those two, and for other
-    dims.
+    shortest lead points. Boxes hold the middle 50 and 80 % of the members, whiskers all. Raises InputError as those two,
+    and for other dims.
     """
     if set(members.dims) != {"prediction_timedelta", "number"} or climate.dims != ("quantile",):
         raise InputError(
@@ -122,7 +122,8 @@ def plot_signal(
     dress(top, style.heading)
     bottom.set_xlabel("days before", fontsize=8, color=INK, labelpad=2)
     entries: list[Any] = [
-        Patch(facecolor=MIDDLE, edgecolor=EDGE, linewidth=0.5, label="middle half"),
+        Patch(facecolor=MIDDLE, edgecolor=EDGE, linewidth=0.5, label="middle 50 %"),
+        Patch(facecolor=SHADE, edgecolor=EDGE, linewidth=0.5, label="middle 80 %"),
         Line2D([], [], color=EDGE, linewidth=0.8, label="all members"),
         Line2D([], [], color=CLIMATE_COLOUR, linewidth=0.9, linestyle=(0, (5, 2)), label="climate"),
     ]
