@@ -32,6 +32,7 @@ from verification.map_sources import parse_point
 from verification.styles import style_of
 
 KEPT = 256  # pictures, about a tenth of a megabyte each
+SURFACE = ("surface", 0)  # of the menu of levels, in which None would be nothing chosen
 PLAY = 700  # milliseconds from lead to lead
 HINT = "Click on the map, or enter a point, for its plume."
 OPTION = re.compile(r"--(?=(kind|threshold|climatology|point|projection|region|member|variable|level)\b)")
@@ -100,13 +101,13 @@ class Explorer(widgets.VBox):
     @property
     def channel(self) -> str:
         """The label of the channel chosen, `geopotential_500`."""
-        return Channel(self.variable.value, self.level.value).label
+        return Channel(self.variable.value, self.level.value or None).label
 
     def _make_controls(self, projections: Sequence[str]) -> None:
         data = self.material.forecast
         leads, numbers = data["prediction_timedelta"].values, data["number"].values.tolist()
         self.variable = widgets.Dropdown(options=_named(self._levels), description="variable", **_wide())
-        self.level = widgets.Dropdown(options=[("surface", None)], description="level", **_wide())
+        self.level = widgets.Dropdown(options=[SURFACE], description="level", **_wide())
         self.init = widgets.Dropdown(
             options=[(init_text(init), init) for init in data["time"].values], description="start", **_wide()
         )
@@ -135,7 +136,7 @@ class Explorer(widgets.VBox):
             description="point", placeholder="60.39, 5.32 or Bergen, 60.39, 5.32", continuous_update=False,
             layout=widgets.Layout(flex="1 1 200px", width="auto"), style={"description_width": "40px"},
         )  # fmt: skip
-        self.series = widgets.ToggleButtons(options=["plume", "meteogram"], style={"button_width": "90px"})
+        self.series = widgets.ToggleButtons(options=["plume", "meteogram"], style={"button_width": "104px"})
 
     def _arranged(self) -> list[widgets.Widget]:
         grid = widgets.Layout(grid_template_columns="repeat(auto-fill, minmax(230px, 1fr))", grid_gap="0 12px", width="100%")
@@ -175,20 +176,21 @@ class Explorer(widgets.VBox):
         unknown = sorted(set(start) - set(CONTROLS))
         if unknown:
             raise InputError(f"explore({unknown[0]}=...): no such control; there are {', '.join(CONTROLS)}")
-        if "variable" in start and start["variable"] not in self._levels:
-            channel = Channel.parse(str(start["variable"]))  # `geopotential_500`, as elsewhere
+        if "variable" in start and start["variable"] not in self._levels:  # `geopotential_500`, as elsewhere
+            channel = Channel.parse(str(start["variable"]))
             start = {**start, "variable": channel.name, "level": channel.level}
         set_one = partial(_set, start=start)
         after = {"variable": self._offer_levels, "product": self._suggest}
         for name in CONTROLS:
             set_one(getattr(self, name), name)
             after.get(name, lambda: None)()
+        self.play.value = self.lead.index
         self._show_used()
 
     def _offer_levels(self) -> None:
         levels, before = self._levels[self.variable.value], self.level.value
-        self.level.options = [(f"{level} hPa", level) for level in levels] or [("surface", None)]
-        self.level.value = before if before in levels else levels[len(levels) // 2] if levels else None
+        self.level.options = [(f"{level} hPa", level) for level in levels] or [SURFACE]
+        self.level.value = before if before in levels else levels[len(levels) // 2] if levels else SURFACE[1]
         self.level.disabled = len(levels) < 2
 
     def _suggest(self) -> None:
