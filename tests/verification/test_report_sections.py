@@ -441,4 +441,16 @@ def test_what_lies_beyond_an_axis_is_drawn_on_its_edge_and_gaps_break_a_line() -
     assert path is not None
     assert path[1].count("M") == 2
     assert " 210L" in path[1]  # -1, the lowest that is shown
-    assert "NaN" not in svg.upper().replace("ARIA", "")
+    assert "nan" not in svg
+
+
+def test_a_plume_of_one_lead_or_without_truth_is_still_a_picture() -> None:
+    members = np.random.default_rng(0).normal(size=(2, 30))
+    days = np.array([1.0, 2.0])
+    for count, truth in ((2, np.array([np.nan, np.nan])), (1, np.array([0.3]))):
+        svg = diagrams.plume(days[:count], members[:count], truth, title="here", alt="a plume")
+        assert "nan" not in svg
+        assert 'd="M"' not in svg
+        thin = re.search(r'd-member" d="([^"]*)"', svg)
+        assert thin is not None
+        assert thin[1].count("M") == diagrams.MOST_LINES

@@ -148,8 +148,9 @@ def _channel(label: str, fields: Fields, leads: np.ndarray) -> dict[str, Any]:
     figures = [picture(field, levels, alt=f"Map: {name}, {style.long_name}", caption=name) for name, field, levels, _ in drawn]
     rows = [[name, *summary(field), units] for name, field, _, units in drawn]
     table = Table(f"{style.long_name} in this forecast", ["map", "area mean", "5 %", "95 %", "units"], rows)
-    plumes = [_plume_picture(name, *pair, leads, style) for name, pair in fields.plumes.items()]
-    tables = [_plume_table(name, *pair, leads, style) for name, pair in fields.plumes.items()]
+    known = {name: pair for name, pair in fields.plumes.items() if np.isfinite(pair[0]).any()}
+    plumes = [_plume_picture(name, *pair, leads, style) for name, pair in known.items()]
+    tables = [_plume_table(name, *pair, leads, style) for name, pair in known.items()]
     return {"label": style.label, "figures": figures, "table": table, "plumes": plumes, "plume_tables": tables}
 
 

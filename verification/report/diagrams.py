@@ -146,19 +146,19 @@ def by_lead(curves: Sequence[Curve], *, title: str, units: str, alt: str, zero: 
 
 
 def plume(days: np.ndarray, members: np.ndarray, truth: np.ndarray, *, title: str, alt: str, model: int = 0) -> Markup:
-    """Members (lead, number) and truth (lead,) at a point: range and 10 to 90 % as bands, few members thin, median, truth dotted.
+    """Members (lead, number) and truth (lead,) at a point: range and 10 to 90 % as bands, members thin, median, truth dashed.
 
-    At most 20 members are drawn one by one; the bands are of all.
+    At most 20 members are drawn one by one; the bands are of all. Some member must be there; missing truth is left out.
     """
     known = np.concatenate([members.ravel(), truth[np.isfinite(truth)]])
     marks = np.asarray(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(np.nanmin(known), np.nanmax(known)))
-    longest = float(days.max())
+    longest = float(days.max()) or 1.0
     steps = np.asarray(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]).tick_values(0, longest))
-    x, y = Axis(float(days.min()), longest, LEFT, WIDTH - RIGHT - 3), Axis(float(marks[0]), float(marks[-1]), 140, TOP)
+    x, y = Axis(0, longest, LEFT, WIDTH - RIGHT - 3), Axis(float(marks[0]), float(marks[-1]), 140, TOP)
     levels = np.quantile(members, [0.0, 0.1, 0.5, 0.9, 1.0], axis=1)
     single = members[:, :MOST_LINES] if members.shape[1] > 1 else members[:, :0]
     parts = [
-        _frame(x, y, steps[(steps >= days.min()) & (steps <= longest)], marks, title=title, x_label="lead (days)"),
+        _frame(x, y, steps[steps <= longest], marks, title=title, x_label="lead (days)"),
         _band(Curve(model, days, levels[2], levels[0], levels[4]), x, y),
         _band(Curve(model, days, levels[2], levels[1], levels[3]), x, y),
         _path(f"d-l{model % 8} d-member", [days] * single.shape[1], list(single.T), x, y),
@@ -185,10 +185,10 @@ def _frame(
     bottom, top = (bottom + 4, top - 4) if x.first > LEFT and not y.log else (bottom, top)
     across, up = x(np.asarray(x_marks_at, dtype=np.float64)), y(np.asarray(y_marks_at, dtype=np.float64))
     rules = "".join([f"M{place:g} {bottom:g}V{top:g}" for place in across] + [f"M{left} {place:g}H{right}" for place in up])
-    texts = [f"{mark:g}" for mark in np.round(y_marks_at, 10)] if y_texts is None else y_texts
+    texts = [f"{mark:g}".replace("-", "−") for mark in np.round(y_marks_at, 10)] if y_texts is None else y_texts
     letters = [f'<text x="{left - 4}" y="{place + 3:g}">{text}</text>' for place, text in zip(up, texts, strict=True)]
     parts = [f'<path class="d-rule" d="{rules}"/><path class="d-axis" d="M{left} {top:g}V{bottom:g}H{right}"/>']
-    parts.append(f'<g class="d-up">{"".join(letters)}</g>'.replace("-", "−").replace("d−up", "d-up"))
+    parts.append(f'<g class="d-up">{"".join(letters)}</g>')
     if x_marks:
         letters = [
             f'<text x="{place:g}" y="{bottom + 11:g}">{mark:g}</text>' for place, mark in zip(across, x_marks_at, strict=True)
@@ -243,7 +243,8 @@ def _path(
     found = []
     for across, up in zip(xs, ys, strict=True):
         places = zip(x(np.asarray(across, dtype=np.float64)), y(np.asarray(up, dtype=np.float64)), strict=True)
-        found.append("M" + "L".join(f"{a:g} {b:g}" for a, b in places if np.isfinite(a) and np.isfinite(b)))
+        known = [f"{a:g} {b:g}" for a, b in places if np.isfinite(a) and np.isfinite(b)]
+        found += ["M" + "L".join(known)] if known else []
     return f'<path class="{kind}" d="{"".join(found)}"/>'
 
 
