@@ -200,6 +200,7 @@ def test_the_explorer_follows_the_hand(lab: Lab) -> None:
         button.click()
         page.wait_for_function("s => document.querySelector(s).alt.includes('+ 7 d,')", arg=MAP)
         button.click()
+        page.wait_for_selector(IDLE)
         page.screenshot(path=lab.artefacts / "explorer-in-jupyterlab.png")
         assert errors(page) == []
         watched.assert_quiet()

@@ -240,11 +240,12 @@ class Explorer(widgets.VBox):
         self.point.value = text
 
     def _draw_map(self) -> None:
+        stale = True
         with self._reporting(self._said):
-            self.map.stale = True
             self._shown = self._map(self.view)
             self.map.png, self.map.alt = self._shown.png, self._shown.said
-            self.map.stale = False
+            stale = False
+        self.map.stale = stale
         self._mark()
 
     def _draw_series(self) -> None:
