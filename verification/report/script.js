@@ -73,7 +73,7 @@ const number = (value, signed) => {
   const size = Math.abs(value);
   if (size > 0 && size < 0.0095 && !signed) return value.toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
   const text = value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 || signed ? 2 : 3);
-  return minus(signed && !text.startsWith("-") ? "+" + text : text);
+  return minus(signed && Number(text) > 0 ? "+" + text : text);
 };
 const interval = (low, high, signed) => low === null || high === null ? "" : low >= 0
   ? `${number(low, signed)}–${number(high, signed)}`.replaceAll("+", "") : `${number(low, signed)} to ${number(high, signed)}`;

@@ -69,14 +69,14 @@ def number(value: float, signed: bool = False) -> str:
     if 0 < size < 0.0095 and not signed:
         return f"{value:.2e}"
     text = f"{value:{'+' if signed else ''}.{decimals}f}"
-    return text.replace("-", "−")
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
 def interval(low: float, high: float, signed: bool = False) -> str:
     """`0.35–0.41`, `−0.10 to +0.20`, or nothing where there is no interval."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
-    if low >= 0:
+    if not number(low, signed).startswith("−"):
         return f"{number(low, signed)}–{number(high, signed)}".replace("+", "")
     return f"{number(low, signed)} to {number(high, signed)}"
 
