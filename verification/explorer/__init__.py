@@ -3,7 +3,8 @@
     from verification import explore
     explore(forecast, truth=analysis, climatology=climatology)
 
-Needs ipywidgets and anywidget (the extra `notebooks`); nothing else of `verification` does.
+Needs ipywidgets and anywidget (the extra `notebooks`); nothing else of `verification` does. A new map takes 0.2 to 0.5 s of one
+core, at 5 degrees in any projection and at 1.5 degrees alike; the first index of extremes compiles for a second longer.
 """
 
 from __future__ import annotations
