@@ -61,7 +61,7 @@ def artefacts(report: Path) -> Path:
 
 @pytest.fixture
 def wide(report: Path) -> Iterator[Watched]:
-    with browser_page(width=WIDE) as shown:
+    with browser_page(width=WIDE, reduced_motion="reduce") as shown:
         ready(shown, report)
         yield shown
         shown.assert_quiet()
@@ -157,7 +157,9 @@ def test_pointing_and_keys_tell_the_numbers(wide: Watched) -> None:
     wide.page.keyboard.press("Escape")
     assert bubble.is_hidden()
     figure = wide.page.locator("#leads figure").first
+    wide.page.mouse.move(0, 0)  # what lies under the pointer speaks too
     figure.focus()
+    wide.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")  # scrolled into view
     wide.page.keyboard.press("ArrowRight")
     assert re.search(r"12 h\n.*fair CRPS .*\[.*\], n = 40", bubble.inner_text())
 

@@ -530,6 +530,8 @@ def test_numbers_are_printed_for_people() -> None:
     assert number(0.378, signed=True) == "+0.38"
     assert interval(0.351, 0.412, signed=True) == "0.35–0.41"
     assert interval(-0.1, 0.2, signed=True) == "−0.10 to +0.20"
+    assert [number(value) for value in (0.9996, 9.996, -0.00397)] == ["1.00", "10.0", "−3.97e-03"]
+    assert interval(-0.00397, 0.091) == "−3.97e-03 to 0.091"
     assert number(-0.001, signed=True) == "0.00"
     assert interval(-0.001, 0.03, signed=True) == "0.00–0.03"
     assert interval(float("nan"), 0.2) == ""

@@ -71,7 +71,7 @@ const minus = text => text.replace("-", "−");
 const number = (value, signed) => {
   if (value === null || value === undefined) return DASH;
   const size = Math.abs(value);
-  if (size > 0 && size < 0.0095 && !signed) return value.toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
+  if (size > 0 && size < 0.0095 && !signed) return (value < 0 ? "−" : "") + size.toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
   const text = value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 || signed ? 2 : 3);
   return minus(signed && Number(text) > 0 ? "+" + text : text);
 };

@@ -64,10 +64,10 @@ def number(value: float, signed: bool = False) -> str:
     """Three significant digits without exponents where people can read them; an en dash for what is not there."""
     if not math.isfinite(value):
         return "–"
-    size = abs(value)
+    size = abs(float(f"{value:.3g}"))  # 0.9996 is printed as 1.00
     decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 or signed else 3
     if 0 < size < 0.0095 and not signed:
-        return f"{value:.2e}"
+        return ("−" if value < 0 else "") + f"{abs(value):.2e}"
     text = f"{value:{'+' if signed else ''}.{decimals}f}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
