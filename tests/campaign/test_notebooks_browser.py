@@ -30,7 +30,7 @@ pytestmark = pytest.mark.campaign
 TOKEN = "for-this-test-only"
 RUNNING = 10 * 60 * 1000  # milliseconds: a notebook takes a minute; a busy machine has time
 NOTEBOOKS = ("01_data", "02_ensemble_maps", "03_verification", "04_extreme_event")
-ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
+ERROR = '[data-mime-type="application/vnd.jupyter.stderr"]'  # JupyterLab shows tracebacks so, and what is written to stderr
 IDLE = "#jp-main-statusbar >> text=/\\| Idle/"  # of the kernel
 LOADED = "const i = document.querySelector(s); return i && i.complete && i.naturalWidth > 0"
 SETTINGS = {  # every cell is in the page, also below what is seen; and no question about news of the project
@@ -106,7 +106,7 @@ def open_and_run(watched: Watched, lab: Lab, name: str) -> Any:
     page.keyboard.press("Control+b")  # without the file browser the page is the notebook's
     page.click(".lm-MenuBar-itemLabel:text-is('Run')")
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
-    done = """selector => document.querySelector(selector) !== null ||
+    done = """selector => [...document.querySelectorAll(selector)].some(e => e.textContent.includes('Traceback')) ||
       [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')].every(e => /\\[\\d+\\]/.test(e.textContent))"""
     page.wait_for_function(done, arg=ERROR, timeout=RUNNING)
     assert errors(page) == []
@@ -116,7 +116,7 @@ def open_and_run(watched: Watched, lab: Lab, name: str) -> Any:
 
 def errors(page: Any) -> list[str]:
     """The errors among the outputs of a notebook."""
-    found = page.locator(ERROR)
+    found = page.locator(ERROR, has_text="Traceback")
     return [found.nth(k).inner_text()[-3000:] for k in range(found.count())]
 
 
