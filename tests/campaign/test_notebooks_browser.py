@@ -121,9 +121,7 @@ def errors(page: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs_in_jupyterlab(lab: Lab, repository: Path, name: str) -> None:
-    if not (repository / "notebooks" / f"{name}.ipynb").exists():
-        pytest.skip(f"there is no notebook {name}")
+def test_a_notebook_runs_in_jupyterlab(lab: Lab, name: str) -> None:
     with browser_page(width=1280, height=1400) as watched:
         page = open_and_run(watched, lab, name)
         images = page.locator(".jp-OutputArea-output img")
