@@ -1,4 +1,4 @@
-"""Generators beside physics ensembles of the simulated planet: the tables of docs/results.md, from the score states in docs/physics.
+"""Generators beside physics ensembles of the simulated planet: tables of docs/results.md, from the score states in docs/physics.
 
     python -m tests.benchmarks physics
     python -m tests.benchmarks.physics FOLDER     # first condense FOLDER/scores/*.scores.zarr, made by `plumecast verify`
