@@ -215,9 +215,7 @@ def check(recipe: Recipe, settings: Settings = None) -> None:
     typer.echo(f"{job.archive.folder}: all files of {len(job.archive.runs())} runs are as published")
 
 
-def _job(
-    recipe: Path, settings: list[str] | None, now: str | None, writer: Writer | None = None, *, looks: bool = False
-) -> Job:
+def _job(recipe: Path, settings: list[str] | None, now: str | None, writer: Writer | None = None, *, looks: bool = False) -> Job:
     """The schedule of a recipe, with its clock; signals ask it to stop. looks: no ledger is made where there is none yet."""
     import datetime as dt
 
