@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    import cartopy.crs as ccrs
 
 FORMATS = (".png", ".svg", ".pdf")
 WIDTH = 8.0  # inches: with 160 dots an inch a picture is 1280 wide
@@ -68,7 +65,7 @@ def draw_map(
     from data_pipeline.errors import InputError
     from verification.headline import parse_leads
     from verification.map_kinds import KINDS, Asked
-    from verification.map_sources import channel_of, open_source
+    from verification.map_sources import channel_of, open_source, parse_projection, parse_region
 
     chosen = kind or ("plume" if point else "stamps" if truth else "ensemble")
     if chosen not in KINDS:
@@ -94,58 +91,3 @@ def draw_map(
     figure.savefig(picture, format=out.suffix[1:].lower(), dpi=dpi)
     write_bytes(out, picture.getvalue())
     typer.echo(f"map: {out}")
-
-
-def parse_region(text: str) -> tuple[float, float, float, float] | None:
-    """`-15,45,35,72`, or the name of a region with edges; None for the globe. Raises InputError naming the regions."""
-    from data_pipeline.errors import InputError
-    from verification.regions import REGIONS
-
-    named = {name.lower(): box for name, box in REGIONS.items() if not box.surface}
-    if text.lower() in named:
-        box = named[text.lower()]
-        return None if text.lower() == "global" else (box.west, box.east, box.south, box.north)
-    try:
-        west, east, south, north = map(float, text.split(","))
-    except ValueError:
-        names = ", ".join(name for name in REGIONS if name.lower() in named)
-        raise InputError(
-            f"--region {text!r}: expected WEST,EAST,SOUTH,NORTH in degrees, as -15,45,35,72, or one of {names}"
-        ) from None
-    return west, east + (360 if east < west else 0), south, north
-
-
-def parse_projection(text: str, extent: tuple[float, ...] | None = None) -> ccrs.Projection:
-    """`Robinson`, `PlateCarree:180`, `Orthographic:10,60`: a projection of cartopy with its central longitude and latitude.
-
-    Without a centre it is that of the extent. Raises InputError naming the projections.
-    """
-    import inspect
-
-    import cartopy.crs as ccrs
-
-    from data_pipeline.errors import InputError
-
-    known = {
-        name.lower(): cls
-        for name, cls in vars(ccrs).items()
-        if inspect.isclass(cls) and issubclass(cls, ccrs.Projection) and not name.startswith("_")
-        and all(one.default is not one.empty for one in list(inspect.signature(cls).parameters.values()))
-    }  # fmt: skip
-    name, _, centre = text.partition(":")
-    if name.lower() not in known:
-        names = ", ".join(sorted(cls.__name__ for cls in known.values()))
-        raise InputError(f"--projection {name!r} is not known; one of {names}")
-    try:
-        given = [float(piece) for piece in centre.split(",")] if centre else []
-    except ValueError:
-        given = [0.0] * 3
-    if not given and extent:
-        given = [(extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2]
-    takes = inspect.signature(known[name.lower()]).parameters
-    axes = [axis for axis in ("central_longitude", "central_latitude") if axis in takes]
-    if centre and len(given) > len(axes):
-        raise InputError(
-            f"--projection {text!r}: expected NAME, NAME:LONGITUDE" + (" or NAME:LONGITUDE,LATITUDE" if len(axes) > 1 else "")
-        )
-    return known[name.lower()](**dict(zip(axes, given, strict=False)))

@@ -6,12 +6,14 @@ A store tells by its content which it is. Every fault says what is there instead
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cartopy.crs as ccrs
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -26,6 +28,7 @@ from data_pipeline.variables import lookup
 from verification.derive import WINDS, derive
 from verification.headings import lead_text
 from verification.plumes import BOX
+from verification.regions import REGIONS
 
 KINDS = ("_mean", "_spread", "_quantile", "_plume", "_stamp", "_efi")  # of products, by the end of their names
 STAMP = {"stamp_latitude": "latitude", "stamp_longitude": "longitude", "stamp_lead": "prediction_timedelta"}
@@ -244,6 +247,52 @@ def parse_point(text: str) -> tuple[str, float, float]:
             f"--point {text!r}: expected LATITUDE,LONGITUDE in degrees, with a name if you like: Bergen,60.39,5.32"
         ) from None
     return name, latitude, longitude
+
+
+def parse_region(text: str) -> tuple[float, float, float, float] | None:
+    """`-15,45,35,72`, or the name of a region with edges; None for the globe. Raises InputError naming the regions."""
+    named = {name.lower(): box for name, box in REGIONS.items() if not box.surface}
+    if text.lower() in named:
+        box = named[text.lower()]
+        return None if text.lower() == "global" else (box.west, box.east, box.south, box.north)
+    try:
+        west, east, south, north = map(float, text.split(","))
+    except ValueError:
+        names = ", ".join(name for name in REGIONS if name.lower() in named)
+        raise InputError(
+            f"--region {text!r}: expected WEST,EAST,SOUTH,NORTH in degrees, as -15,45,35,72, or one of {names}"
+        ) from None
+    return west, east + (360 if east < west else 0), south, north
+
+
+def parse_projection(text: str, extent: tuple[float, ...] | None = None) -> ccrs.Projection:
+    """`Robinson`, `PlateCarree:180`, `Orthographic:10,60`: a projection of cartopy with its central longitude and latitude.
+
+    Without a centre it is that of the extent. Raises InputError naming the projections.
+    """
+    known = {
+        name.lower(): cls
+        for name, cls in vars(ccrs).items()
+        if inspect.isclass(cls) and issubclass(cls, ccrs.Projection) and not name.startswith("_")
+        and all(one.default is not one.empty for one in list(inspect.signature(cls).parameters.values()))
+    }  # fmt: skip
+    name, _, centre = text.partition(":")
+    if name.lower() not in known:
+        names = ", ".join(sorted(cls.__name__ for cls in known.values()))
+        raise InputError(f"--projection {name!r} is not known; one of {names}")
+    try:
+        given = [float(piece) for piece in centre.split(",")] if centre else []
+    except ValueError:
+        given = [0.0] * 3
+    if not given and extent:
+        given = [(extent[0] + extent[1]) / 2, (extent[2] + extent[3]) / 2]
+    takes = inspect.signature(known[name.lower()]).parameters
+    axes = [axis for axis in ("central_longitude", "central_latitude") if axis in takes]
+    if centre and len(given) > len(axes):
+        raise InputError(
+            f"--projection {text!r}: expected NAME, NAME:LONGITUDE" + (" or NAME:LONGITUDE,LATITUDE" if len(axes) > 1 else "")
+        )
+    return known[name.lower()](**dict(zip(axes, given, strict=False)))
 
 
 def with_derived(data: xr.Dataset, channel: Channel) -> xr.Dataset:

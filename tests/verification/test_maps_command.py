@@ -17,8 +17,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.store import write_dataset
 from tests.verification.pictures import PLANET, START
 from verification import commands
-from verification.map_commands import parse_projection, parse_region
-from verification.map_sources import parse_point, parse_threshold
+from verification.map_sources import parse_point, parse_projection, parse_region, parse_threshold
 from verification.plumes import BOX
 
 LEADS = np.arange(12, 60, 12) * np.timedelta64(1, "h").astype("timedelta64[ns]")

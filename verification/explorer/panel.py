@@ -27,8 +27,7 @@ from verification.explorer.view import (
     lead_of,
 )
 from verification.headings import lead_text
-from verification.map_commands import parse_projection
-from verification.map_sources import parse_point
+from verification.map_sources import parse_point, parse_projection
 from verification.styles import style_of
 
 KEPT = 256  # pictures, about a tenth of a megabyte each

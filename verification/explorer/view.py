@@ -24,9 +24,8 @@ from data_pipeline.schema import Channel, levels_of, validate
 from data_pipeline.sources.climatologies import open_climatology
 from verification import maps
 from verification.derive import WINDS
-from verification.map_commands import parse_projection, parse_region
 from verification.map_kinds import KINDS, Asked
-from verification.map_sources import Source, events, open_either, truth_at
+from verification.map_sources import Source, events, open_either, parse_projection, parse_region, truth_at
 from verification.plumes import default_channels
 from verification.regions import REGIONS
 from verification.shadings import line_levels
