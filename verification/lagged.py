@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
@@ -31,6 +32,7 @@ from verification.styles import style_of
 CLIMATE = {0.01: "1 %", 0.1: "10 %", 0.5: "median", 0.9: "90 %", 0.99: "99 %"}  # quantiles that are drawn where they are known
 CLIMATE_COLOUR = "#8a6d00"
 DAY = np.timedelta64(1, "D")
+MOST_TICKS = 10
 
 
 def valid_at(forecast: xr.Dataset, when: np.datetime64 | str) -> xr.Dataset:
@@ -87,7 +89,7 @@ def plot_signal(
     time and place, with the levels that `verification.efi` and `verification.sot` ask for; quantiles of 1, 10, 50, 90 and 99 per
     cent are drawn as lines. truth: what came. tail: of the shift of tails, 0.9 or 0.1; by default that to which the index of the
     shortest lead points. Boxes hold the middle 50 and 80 % of the members, whiskers all. Raises InputError as those two,
-    and for other dims.
+    for other dims, and for several valid times.
     """
     if set(members.dims) != {"prediction_timedelta", "number"} or climate.dims != ("quantile",):
         raise InputError(
@@ -117,7 +119,10 @@ def plot_signal(
     _indices(bottom, days, shift.values, limits, f"shift of tails, {'upper' if side > 0.5 else 'lower'}", None)
     for ax in (top, middle, bottom):
         ax.set_xlim(days.max() + 0.6, days.min() - 0.6)
-        ax.set_xticks(days, [f"{day:g}" for day in days])
+        if days.size <= MOST_TICKS:
+            ax.set_xticks(days, [f"{day:g}" for day in days])
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(MOST_TICKS, integer=True))
         ax.tick_params(labelbottom=ax is bottom)
     dress(top, style.heading)
     bottom.set_xlabel("days before", fontsize=8, color=INK, labelpad=2)
@@ -146,7 +151,7 @@ def plot_efi_by_lead(
 
     index, shift: (prediction_timedelta, latitude, longitude), as `verification.efi` and `verification.sot` make them of
     `valid_at`. mark: a place (latitude, longitude) that gets a ring. frame: as in `verification.maps`. Raises InputError for
-    other dims.
+    other dims and for several valid times.
     """
     if set(index.dims) != {"prediction_timedelta", "latitude", "longitude"}:
         raise InputError(f"plot_efi_by_lead: dims {index.dims}; expected prediction_timedelta, latitude, longitude")
@@ -205,4 +210,12 @@ def _where(members: xr.DataArray) -> str:
 
 
 def _valid(array: xr.DataArray) -> str:
-    return f"valid {utc(array['valid_time'].values.reshape(1)[0])}" if "valid_time" in array.coords else ""
+    """`valid 2007-11-01 12 UTC`, where it is known; several valid times, as along a single forecast, are an error."""
+    if "valid_time" not in array.coords:
+        return ""
+    times = np.unique(array["valid_time"].values)
+    if times.size != 1:
+        raise InputError(
+            f"{array.name}: {times.size} valid times, {utc(times[0])} to {utc(times[-1])}; expected one (`valid_at`)"
+        )
+    return f"valid {utc(times[0])}"

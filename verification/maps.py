@@ -38,7 +38,7 @@ from verification.shadings import (
     line_levels,
     spread_shading,
 )
-from verification.styles import Style, readable_event, style_of
+from verification.styles import Style, in_sentence, readable_event, style_of
 from verification.track_maps import plot_tracks
 
 __all__ = [
@@ -224,7 +224,7 @@ def plot_probability(
     else:
         chance = probability(forecast, threshold, below=below)
         limit = _limit_name(style, threshold)
-        what = f"Probability of {_lower(style.long_name)} {'<' if below else '>'} {limit}{_size(forecast)}"
+        what = f"Probability of {in_sentence(style.long_name)} {'<' if below else '>'} {limit}{_size(forecast)}"
     page = _canvas(forecast, what, title, **frame)
     drawn = shade(page.maps[0], page.pixels, page.pixels.values(chance), PROBABILITY)
     if truth is not None and threshold is not None:
@@ -247,7 +247,7 @@ def plot_efi(
     name without `_efi`. Other arguments as `plot_field`.
     """
     name = _variable(efi, variable).removesuffix("_efi")
-    what = "Extreme forecast index" + ("" if name == "efi" else f" of {_lower(style_of(name).long_name)}")
+    what = "Extreme forecast index" + ("" if name == "efi" else f" of {in_sentence(style_of(name).long_name)}")
     page = _canvas(efi, what, title, **frame)
     drawn = shade(page.maps[0], page.pixels, page.pixels.values(efi.clip(-1, 1)), EFI)
     if sot is not None:
@@ -318,10 +318,6 @@ def _size(forecast: xr.DataArray) -> str:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _lower(text: str) -> str:
-    return text if text.isupper() else text[:1].lower() + text[1:]
 
 
 def _check_members(forecast: xr.DataArray) -> None:

@@ -9,6 +9,7 @@ pyplot, no global state.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ from verification.headings import lead_text
 from verification.panels import MARKERS, MODELS, dress, key, panels
 from verification.readout import event_sums, regions_of, scores_table, skill
 from verification.significance import block_length, intervals, resample_counts
-from verification.styles import Style, style_of
+from verification.styles import Style, in_sentence, style_of
 
 NAMES = {
     "crps": "Fair CRPS",
@@ -53,14 +54,15 @@ def plot_scores(
 ) -> Figure:
     """One score by lead, a line and a 95 % interval for each state; lower is better but for `ssr` (1) and `bias` (0).
 
-    states: the model first, then baselines or other models. score: one of `NAMES`; of a single-member state the fair CRPS does
-    not exist and its ecdf form, which is the absolute error, is drawn. Raises InputError for another score or channel.
+    Over the initialisations that all of them have. states: the model first, then baselines or other models. score: one of
+    `NAMES`; of a single-member state the fair CRPS does not exist and its ecdf form, which is the absolute error, is drawn.
+    Raises InputError for another score or channel, and if no initialisation is common.
     """
     if score not in NAMES:
         raise InputError(f"plot_scores: score {score!r}; expected one of {', '.join(NAMES)}")
     style = _style(states, channel)
-    states = [state.sel(channel=[channel]) for state in states]
-    what = f"{NAMES[score]}, {_lower(style.long_name)}"
+    states = _on_common(states, channel)
+    what = f"{NAMES[score]}, {in_sentence(style.long_name)}"
     figure, (ax,) = panels([2.7], width=width, title=what if title is None else title, note=_note(states[0], region))
     factor = 1.0 if score in UNITLESS else style.factor
     names = []
@@ -69,7 +71,7 @@ def plot_scores(
         name = "crps_ecdf" if single else score
         table, limits = scores_table(state, region), intervals(state, region=region)
         _curve(ax, table[name] * factor, limits * factor, name, channel, index)
-        names.append(_model(state) + (" (absolute error)" if single else ""))
+        names.append(_model(state) + (" (absolute error)" if single else _own_size(state)))
     _by_lead(ax, "" if score in UNITLESS else style.difference_units, NEUTRAL.get(score))
     if score.startswith("crps") or score == "rmse":
         ax.set_ylim(bottom=0)
@@ -88,11 +90,11 @@ def plot_skill(
 ) -> Figure:
     """CRPS skill, 1 - CRPS / CRPS of the reference, by lead for each reference, with its 95 % interval: 0 is no better.
 
-    Over the initialisations that both have, resampled together. Raises InputError for states that cannot be paired.
+    Over the initialisations that all have, resampled together. Raises InputError for states that cannot be paired.
     """
     style = _style([state, *references], channel)
-    state, *references = (each.sel(channel=[channel]) for each in (state, *references))
-    what = f"CRPS skill of {_model(state)}, {_lower(style.long_name)}"
+    state, *references = _on_common([state, *references], channel)
+    what = f"CRPS skill of {_model(state)}, {in_sentence(style.long_name)}"
     figure, (ax,) = panels([2.5], width=width, title=what if title is None else title, note=_note(state, region))
     for index, reference in enumerate(references, 1):
         found, limits = skill(state, reference, region), intervals(state, reference, region=region)
@@ -115,7 +117,7 @@ def plot_spread_error(
     if members < 2:
         raise InputError(f"plot_spread_error: {_model(state)} has one member, which has no spread")
     state = state.sel(channel=[channel])
-    what = f"Spread and error, {_lower(style.long_name)}"
+    what = f"Spread and error, {in_sentence(style.long_name)}"
     heading = what if title is None else title
     figure, (left, right) = panels([2.3], 2, width=width, title=heading, note=_note(state, region))
     table, limits = scores_table(state, region), intervals(state, region=region)
@@ -156,7 +158,7 @@ def plot_ranks(
     if "rank_histogram" not in shares:
         raise InputError(f"plot_ranks: ranks are not kept for the region {region!r}")
     chosen = _leads(state, leads)
-    what = f"Ranks of the truth, {_lower(style.long_name)}"
+    what = f"Ranks of the truth, {in_sentence(style.long_name)}"
     figure, axes = panels([1.5], len(chosen), width=width, title=what if title is None else title, note=_note(state, region))
     histograms = shares["rank_histogram"].sel(channel=channel, prediction_timedelta=chosen)
     scaled = histograms * histograms.sizes["rank"]
@@ -189,23 +191,25 @@ def plot_reliability(
 ) -> Figure:
     """Reliability diagrams with their sharpness beneath, one column a lead: how often it happened when so many members said so.
 
-    See `reliability_intervals` for bins and bars. leads: as `plot_ranks`, three at most read well. Raises InputError for events
-    that the state does not have.
+    Every bin with cases is drawn, with a bar where two initialisations or more have some; see `reliability_intervals`. leads: as
+    `plot_ranks`, three at most read well. Raises InputError for events that the state does not have.
     """
     style = _style([state], channel)
     chosen = _leads(state, leads)
     base = event.removeprefix(channel).strip()
-    heading = f"Reliability, {_lower(style.long_name)} {base}" if title is None else title
+    heading = f"Reliability, {in_sentence(style.long_name)} {base}" if title is None else title
     figure, axes = panels([1.75, 0.9], len(chosen), width=width, title=heading, note=_note(state, region))
     curves, shares = axes[: len(chosen)], axes[len(chosen) :]
+    interval = "95 % interval" if state.sizes["time"] > 1 else "no interval of one initialisation"
     for above, below, lead in zip(curves, shares, chosen, strict=True):
         found = reliability_intervals(state, channel, event, lead, bins=bins, region=region)
         width_of_bar = 0.7 / found.sizes["bin"]
-        found = found.where(found["lower"].notnull(), drop=True)
+        found = found.where(found["share"] > 0, drop=True)
+        sure = found.where(found["lower"].notnull(), drop=True)
         x, y = found["forecast_probability"].values, found["observed_frequency"].values
         above.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
         above.axhline(found.attrs["base_rate"], color="#888888", linewidth=0.8)
-        above.vlines(x, found["lower"], found["upper"], color=MODELS[0], linewidth=2.2, alpha=0.35)
+        above.vlines(sure["forecast_probability"], sure["lower"], sure["upper"], color=MODELS[0], linewidth=2.2, alpha=0.35)
         above.plot(x, y, color=MODELS[0], marker="o", markersize=3.5, linewidth=1.4)
         dress(above, f"+ {lead_text(lead)}")
         above.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -222,7 +226,7 @@ def plot_reliability(
     key(
         figure,
         [
-            Line2D([], [], color=MODELS[0], marker="o", markersize=3.5, label="observed, 95 % interval"),
+            Line2D([], [], color=MODELS[0], marker="o", markersize=3.5, label=f"observed, {interval}"),
             Line2D([], [], color=INK, linewidth=0.9, linestyle=(0, (3, 2)), label="reliable"),
             Line2D([], [], color="#888888", linewidth=0.8, label="how often it happens at all"),
         ],
@@ -336,6 +340,15 @@ def _style(states: Sequence[xr.Dataset], channel: str) -> Style:
     return style_of(channel)
 
 
+def _on_common(states: Sequence[xr.Dataset], channel: str) -> list[xr.Dataset]:
+    """The states of one channel on the initialisations that all have: curves of other dates are not comparable."""
+    common = reduce(np.intersect1d, [state["time"].values for state in states])
+    if not common.size:
+        have = "; ".join(f"{_model(state)} has {_dates(state)}" for state in states)
+        raise InputError(f"no initialisation is common to all: {have}. Verify them on the same dates")
+    return [state.sel(channel=[channel], time=common) for state in states]
+
+
 def _check_there(data: xr.Dataset, wanted: dict[str, object]) -> None:
     faults = [
         f"{dim} {_said(value)} is not in the scores, which have {', '.join(map(_said, data[dim].values))}"
@@ -368,12 +381,20 @@ def _model(state: xr.Dataset) -> str:
     return str(state.attrs.get("model", "forecast"))
 
 
+def _own_size(state: xr.Dataset) -> str:
+    """The members in brackets, unless the name says them, as that of an ensemble of the climatology, or there is one."""
+    members = int(state.attrs["members"])
+    return "" if members == 1 or f"({members} members)" in _model(state) else f" ({members} members)"
+
+
 def _note(state: xr.Dataset, region: str | None) -> str:
+    members = int(state.attrs["members"])
+    size = f"{members} member{'s' if members > 1 else ''}"
+    return f"{_model(state)}, {size}, {_dates(state)}, {region or regions_of(state)[0]}"
+
+
+def _dates(state: xr.Dataset) -> str:
     times = pd.DatetimeIndex(state["time"].values)
-    n = f"{len(times)} initialisation{'s' if len(times) > 1 else ''}"
-    what = f"{_model(state)}, {state.attrs['members']} members, {n} {times[0]:%Y-%m-%d} to {times[-1]:%Y-%m-%d}"
-    return f"{what}, {region or regions_of(state)[0]}"
-
-
-def _lower(text: str) -> str:
-    return text if text.isupper() else text[:1].lower() + text[1:]
+    if len(times) == 1:
+        return f"one initialisation {times[0]:%Y-%m-%d}"
+    return f"{len(times)} initialisations {times[0]:%Y-%m-%d} to {times[-1]:%Y-%m-%d}"

@@ -83,6 +83,11 @@ def style_of(label: str, units: str | None = None) -> Style:
     return Style(short, long_name, shown, style.factor, style.offset, style.cmap, style.symmetric, style.levels, style.steps)
 
 
+def in_sentence(text: str) -> str:
+    """A name within a sentence: `2 m temperature`, `rain`, but `CAPE` as it is."""
+    return text if text.isupper() else text[:1].lower() + text[1:]
+
+
 def readable_event(text: str) -> str:
     """`probability of 2m_temperature > 30 degC` with the names of variables, and units, that people use."""
     return re.sub(r"\w+", lambda match: _word(match[0]), readable_units(text))

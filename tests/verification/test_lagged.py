@@ -89,6 +89,22 @@ def test_a_signal_shows_members_climate_truth_index_and_the_tail_it_points_to() 
         lagged.plot_signal(members.expand_dims("x"), climate)
 
 
+def test_many_leads_have_few_ticks_and_several_valid_times_are_an_error() -> None:
+    rng = np.random.default_rng(4)
+    leads = np.timedelta64(6, "h").astype("timedelta64[ns]") * np.arange(1, 61)
+    members = xr.DataArray(280 + rng.normal(size=(60, 9)), {"prediction_timedelta": leads}, ("prediction_timedelta", "number"))
+    members, climate = members.rename("2m_temperature").assign_attrs(units="K"), signal()[1]
+    along = members.assign_coords(valid_time=("prediction_timedelta", START + leads))
+    with pytest.raises(InputError, match=r"60 valid times, 2001-01-02 06 UTC to 2001-01-17 00 UTC"):
+        lagged.plot_signal(along, climate)
+    one = members.assign_coords(valid_time=("prediction_timedelta", np.full(60, START)))
+    figure = lagged.plot_signal(one, climate)
+    assert "valid 2001-01-02 00 UTC" in texts(figure)
+    ticks = figure.axes[2].get_xticks()
+    assert 4 <= len(ticks) <= 12
+    np.testing.assert_array_equal(ticks, ticks.round())
+
+
 def test_maps_of_the_index_go_from_the_earliest_forecast_to_the_last() -> None:
     leads = DAY * np.array([1, 3])
     index = xr.DataArray(

@@ -113,11 +113,43 @@ def test_reliability_merges_neighbouring_counts_and_keeps_every_case(states: lis
     assert (found["upper"] >= found["observed_frequency"]).all()
 
 
-def test_reliability_of_one_initialisation_has_no_interval_and_is_not_drawn(truth: xr.Dataset, forecast: xr.Dataset) -> None:
+def test_reliability_of_one_initialisation_is_drawn_without_intervals_and_says_so(
+    truth: xr.Dataset, forecast: xr.Dataset
+) -> None:
     state = evaluate(forecast.isel(time=[0]), truth, events=[EVENT])
-    assert np.isnan(score_plots.reliability_intervals(state, NAME, EVENT, DAY)["lower"]).all()
+    found = score_plots.reliability_intervals(state, NAME, EVENT, DAY)
+    assert np.isnan(found["lower"]).all()
     figure = score_plots.plot_reliability(state, NAME, EVENT, [DAY])
-    assert len(figure.axes[0].lines[2].get_xdata()) == 0
+    there = found.where(found["share"] > 0, drop=True)
+    np.testing.assert_allclose(figure.axes[0].lines[2].get_ydata(), there["observed_frequency"])
+    np.testing.assert_allclose([bar.get_height() for bar in figure.axes[1].patches], there["share"])
+    assert not figure.axes[0].collections[0].get_segments()
+    assert "no interval of one initialisation" in texts(figure)
+
+
+def test_a_bin_that_one_initialisation_has_is_drawn_without_a_bar(
+    states: list[xr.Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = score_plots.reliability_intervals(states[0], NAME, EVENT, DAY)
+    for name in ("lower", "upper"):
+        found[name][-1] = np.nan
+    monkeypatch.setattr(score_plots, "reliability_intervals", lambda *arguments, **options: found)
+    figure = score_plots.plot_reliability(states[0], NAME, EVENT, [DAY])
+    np.testing.assert_allclose([bar.get_height() for bar in figure.axes[1].patches], found["share"])
+    assert len(figure.axes[0].collections[0].get_segments()) == found.sizes["bin"] - 1
+
+
+def test_scores_of_other_dates_are_drawn_for_those_that_all_have(states: list[xr.Dataset]) -> None:
+    early, late = states[0].isel(time=slice(8)), states[1].isel(time=slice(4, None))
+    common = [states[0].isel(time=slice(4, 8)), states[1].isel(time=slice(4, 8))]
+    figure = score_plots.plot_scores([early, late], NAME)
+    for line, state in zip(figure.axes[0].lines, common, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), scores_table(state)["crps"].values[0])
+    for words in ("8 members, 4 initialisations 2001-", "ensemble (8 members)", "poor (6 members)"):
+        assert words in texts(figure)
+    assert "4 initialisations" in texts(score_plots.plot_skill(early, [late], NAME))
+    with pytest.raises(InputError, match=r"common to all: ensemble has 4 initialisations .*; poor has one initialisation"):
+        score_plots.plot_scores([states[0].isel(time=slice(4)), states[1].isel(time=[5])], NAME)
 
 
 def test_reliability_is_drawn_above_its_sharpness(states: list[xr.Dataset]) -> None:
