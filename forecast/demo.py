@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import tomllib
 from importlib import resources
@@ -86,6 +87,21 @@ def run_demo(out: Path, members: int) -> Path:
     )  # fmt: skip
     console.print(f"\nreport: {report.resolve()}   ({time.monotonic() - started:.0f} s)", soft_wrap=True, highlight=False)
     return report
+
+
+def ensure_sample(path: str | Path) -> Path:
+    """Make what the demo keeps at `runs/demo/analysis.zarr` or `runs/demo/forecasts/demo-<M>-members.zarr`; returns the path.
+
+    Only if that is the end of the path and nothing is there yet. Any other path is left alone, so that opening one that was
+    mistyped says so, and does not show the packaged planet in its place.
+    """
+    path = Path(path)
+    end = re.search(r"(?:^|/)runs/demo/(?:analysis|forecasts/demo-([1-9]\d*)-members)\.zarr$", path.as_posix())
+    if end is None or path.exists():
+        return path
+    if end[1] is None:
+        return ingest(sample_recipe(), path)
+    return prepare(path.parents[1], int(end[1])).forecast
 
 
 def make_forecast(analysis_path: Path, out: Path, members: int, inits: int = INITS, days: float = DAYS) -> Path:
