@@ -17,7 +17,7 @@ from data_pipeline import climatology as climatologies
 from data_pipeline.errors import InputError
 from data_pipeline.schema import Channel, levels_by_name
 from verification.casewise import coarser
-from verification.counting import OPS
+from verification.counting import OPS, compare
 from verification.neighbourhood import fractions
 from verification.onepass import ANOMALIES, MAPS, SUMS, TAILS, FieldSums, field_sums
 from verification.plan import LEVELS, Plan, nearest_point
@@ -235,7 +235,7 @@ def _fss(plan: Plan, counts: np.ndarray, truth: np.ndarray, thresholds: np.ndarr
     for k, e in enumerate(applied):
         known = counts[:, k] >= 0
         forecast = np.where(known, counts[:, k] / plan.members, np.nan)
-        event = np.where(known, _compare(truth, thresholds[k], plan.events[e].op), np.nan)
+        event = np.where(known, compare(truth, thresholds[k], plan.events[e].op), np.nan)
         for r, radius in enumerate(plan.radii):
             both = [fractions(field.reshape(leads, *plan.grid.shape), plan.grid, radius) for field in (forecast, event)]
             share, observed = (field.reshape(leads, -1) for field in both)
@@ -245,11 +245,6 @@ def _fss(plan: Plan, counts: np.ndarray, truth: np.ndarray, thresholds: np.ndarr
                     weighted = np.where(known[lead], weights * term[lead], 0.0)
                     found[part, lead, e, r] = np.bincount(zone, weighted, minlength=found.shape[-1])
     return {"fss_numerator": found[0], "fss_denominator": found[1]}
-
-
-def _compare(values: np.ndarray, threshold: np.ndarray, op: str) -> np.ndarray:
-    compared: np.ndarray = {">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal}[op](values, threshold)
-    return compared
 
 
 def _spectra(plan: Plan, members: np.ndarray, truth: np.ndarray) -> Sums:

@@ -68,6 +68,11 @@ def count_events(
     return xr.Dataset({"members": members, "size": size, "observed": observed.where(size.notnull())})
 
 
+def compare(values: Any, threshold: Any, op: str) -> Any:
+    """`values op threshold`, element by element, of arrays of numpy or xarray; both in one precision (`casewise.coarser`)."""
+    return {">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal}[op](values, threshold)
+
+
 def tally(code: Any, *weight: Any, axes: int, members: int) -> Any:
     """Weights (default 1) summed by code 2 i + o over the last `axes` axes: (..., M + 1, 2). NaN codes do not count.
 

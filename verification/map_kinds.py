@@ -23,6 +23,7 @@ from verification.map_sources import (
     Source,
     at_stored_point,
     boxes,
+    climate_quantile,
     climate_quantiles,
     parse_point,
     parse_threshold,
@@ -118,10 +119,7 @@ def _probability(source: Source, asked: Asked, title: str | None) -> Figure:
     threshold: float | xr.DataArray = value
     if is_quantile:
         quantiles = climate_quantiles(asked.climatology, channel, members, f"--threshold {asked.thresholds[0]}")
-        levels = quantiles["quantile"].values
-        if not abs(levels - value).min() < 1e-6:
-            raise InputError(f"the climatology has no quantile {value:g}; it has {', '.join(f'{one:g}' for one in levels)}")
-        threshold = quantiles.sel(quantile=value, method="nearest")
+        threshold = climate_quantile(quantiles, value)
     return maps.plot_probability(
         members, threshold=threshold, below=asked.below, truth=truth, variable=channel.label, title=title, **asked.frame
     )

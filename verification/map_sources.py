@@ -334,5 +334,13 @@ def climate_quantiles(climatology: Path | xr.Dataset | None, channel: Channel, a
     return chosen.load()
 
 
+def climate_quantile(quantiles: xr.DataArray, level: float) -> xr.DataArray:
+    """One quantile (latitude, longitude) of `climate_quantiles`. Raises InputError, naming those that are there."""
+    levels = quantiles["quantile"].values
+    if not abs(levels - level).min() < 1e-6:
+        raise InputError(f"the climatology has no quantile {level:g}; it has {', '.join(f'{one:g}' for one in levels)}")
+    return quantiles.sel(quantile=level, method="nearest")
+
+
 def _said(data: Path | xr.Dataset, what: str) -> str:
     return str(data) if isinstance(data, Path) else what

@@ -25,7 +25,7 @@ from verification.plan import Event, Plan, default_points
 from verification.report import case, choice, decisions, details, diagrams, events, ranks, reliability, spectra, write_report
 from verification.report.diagrams import Axis, Curve
 from verification.report.fields import Picture
-from verification.report.tables import Table
+from verification.report.tables import Table, number
 from verification.significance import draws_of_lead
 
 GLOBE = Grid.named("16x8")
@@ -398,6 +398,48 @@ def test_events_of_a_case_may_be_quantiles_of_the_climate() -> None:
     assert rows["probability above the 90 % quantile of the climate"] == f"{(W * chance).mean():.3f}"
     with pytest.raises(InputError, match="no climatology: give one"):
         case.case_section(forecast, analysis, model="eight", events=["> q0.9"])
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("event", "share"), [("> 0.1", 0.25), (">= 0.1", 0.5), ("< 0.1", 0.5), ("<= 0.1", 0.75), ("<= 0", 0.25)])
+def test_events_of_a_case_keep_their_operator_and_the_precision_of_the_fields(event: str, share: float) -> None:
+    """Members 0, 0.05, 0.1 and 0.2: in float32 0.1 ties with 0.1, though as float64 it is more."""
+    forecast, _ = store_of_case()
+    rain = np.array([0.0, 0.05, 0.1, 0.2], np.float32)[:, None, None] * np.ones(GLOBE.shape, np.float32)
+    wet = forecast.isel(number=slice(4)).assign(
+        total_precipitation_24hr=(forecast["2m_temperature"].dims, np.tile(rain, (1, 3, 1, 1, 1)), {"units": "m"})
+    )
+    label = f"total_precipitation_24hr {event}"
+    shown = case.case_section(wet[["total_precipitation_24hr"]], None, model="rain", events=[label])
+    rows = [row for row in shown["channels"][0]["table"].rows if row[0].startswith("probability")]
+    assert [row[1] for row in rows] == [number(share)]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_case_beside_another_grid_or_without_the_asked_quantile_is_refused() -> None:
+    forecast, analysis = store_of_case()
+    dims = ("hour", "dayofyear", "quantile", "latitude", "longitude")
+    climate = xr.Dataset(
+        {"2m_temperature_quantile": (dims, np.full((1, 366, 3, *GLOBE.shape), 286.0))},
+        {"hour": [0], "dayofyear": np.arange(1, 367), "quantile": [0.9, 0.95, 0.99], **GLOBE.coords()},
+    )
+    with pytest.raises(InputError, match=r"has no quantile 0.97; it has 0.9, 0.95, 0.99"):
+        case.case_section(forecast, analysis, model="eight", events=["> q0.97"], climatology=climate)
+    moved = {"longitude": GLOBE.longitude + 1.0}
+    with pytest.raises(InputError, match=r"the case is on .*, truth on .* and the climatology on "):
+        case.case_section(forecast, analysis.assign_coords(moved), model="eight", climatology=climate.assign_coords(moved))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_case_of_many_channels_shows_as_many_as_that_of_a_state() -> None:
+    forecast, _ = store_of_case()
+    field = forecast["2m_temperature"].isel(number=slice(2))
+    levels = [50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 1000]
+    many = xr.Dataset({"temperature": xr.concat([field] * 12, "level").assign_coords(level=levels), "2m_temperature": field})
+    many = many.transpose("time", "prediction_timedelta", "number", "level", "latitude", "longitude")
+    shown = [channel["label"] for channel in case.case_section(many, None, model="many")["channels"]]
+    assert len(shown) == choice.MAPPED
+    assert {"t850", "t2m"} <= set(shown)
 
 
 def test_the_command_passes_on_what_the_case_shall_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
-from data_pipeline import climatology as climatologies
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel, channels_of, select
 from verification import maps, styles
+from verification.casewise import coarser
+from verification.counting import compare
+from verification.map_sources import climate_quantile, climate_quantiles
 from verification.plan import Event, check_points, default_points, nearest_point
 from verification.report import diagrams
-from verification.report.choice import event_name, events_shown, hours_of
+from verification.report.choice import MAPPED, event_name, events_shown, hours_of, labels_shown
 from verification.report.fields import picture, summary
 from verification.report.tables import Table, lead_name, number, stamp_name
 
@@ -61,11 +62,12 @@ def case_section(
 
     case: schema "forecast", the first initialisation is shown. truth: schema "analysis"; its panels are left out where it lacks
     the valid time or the variable. events: as `Event.parse` reads them, quantiles of `climatology`; for a variable without any
-    the event that forecasters ask for. points: {name: (latitude, longitude)}, default `default_points`. Raises InputError for
-    events without their climatology, and for points off the grid.
+    the event that forecasters ask for. points: {name: (latitude, longitude)}, default `default_points`. Of many channels those
+    are shown that a score state shows. Raises InputError for truth or climatology on another grid, for events without their
+    climatology or a quantile that it lacks, and for points off the grid.
     """
     case = case.isel(time=0)
-    grid = Grid.of(case)
+    grid = _common_grid(case, truth, climatology)
     places = points or default_points(grid)
     check_points(grid, places)
     parsed = [Event.parse(text) for text in events]
@@ -75,12 +77,15 @@ def case_section(
     lead = _nearest(leads)
     start: np.datetime64 = case["time"].values.reshape(1)[0]
     found = {}
-    for channel in channels_of(case.expand_dims("time")):
-        members = select(case, channel).astype(np.float64)
-        at = members.sel(prediction_timedelta=lead, drop=True)
+    channels = {channel.label: channel for channel in channels_of(case.expand_dims("time"))}
+    for channel in (channels[label] for label in labels_shown(list(channels), MAPPED)):
+        members = select(case, channel)
+        at = members.sel(prediction_timedelta=lead).astype(np.float64)
         several = at.sizes["number"] > 1
         own = [event for event in parsed if event.applies_to(channel.label)]
-        chances = [_chance(at, event, channel, climatology, start + lead) for event in own] or [_usual_chance(at, channel)]
+        precision = coarser(members, *([select(truth, channel)] if truth is not None and channel.name in truth else []))
+        counted = at.astype(precision)
+        chances = [_chance(counted, event, channel, climatology) for event in own] or [_usual_chance(counted, channel)]
         found[channel.label] = Fields(
             truth=_truth_at(truth, channel, start + lead),
             mean=at.mean("number"),
@@ -171,6 +176,19 @@ def _plume_table(name: str, members: np.ndarray, truth: np.ndarray, leads: np.nd
     return Table(f"{style.long_name} at {name} ({style.units})", heads, rows)
 
 
+def _common_grid(case: xr.Dataset, truth: xr.Dataset | None, climatology: xr.Dataset | None) -> Grid:
+    grid = Grid.of(case)
+    others = {"truth": truth, "the climatology": climatology}
+    unlike = [
+        f"{name} on {there}" for name, data in others.items() if data is not None and not grid.matches(there := Grid.of(data))
+    ]
+    if unlike:
+        raise InputError(
+            f"the forecast of the case is on {grid}, {' and '.join(unlike)}; give them on its grid, or leave them out"
+        )
+    return grid
+
+
 def _nearest(leads: np.ndarray) -> np.timedelta64:
     found: np.timedelta64 = leads[np.argmin(np.abs(leads - np.timedelta64(DAYS, "D")))]
     return found
@@ -187,7 +205,7 @@ def _plume(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Members (lead, number) and truth (lead,), NaN where the truth lacks a time, at a row and column."""
     at = dict(zip(("latitude", "longitude"), place, strict=True))
-    drawn = members.isel(at).transpose("prediction_timedelta", "number").values
+    drawn = members.isel(at).transpose("prediction_timedelta", "number").values.astype(np.float64)
     if truth is None or channel.name not in truth:
         return drawn, np.full(valid.size, np.nan)
     known = valid[np.isin(valid, truth["time"].values)]
@@ -195,20 +213,17 @@ def _plume(
     return drawn, series.reindex(time=valid).values
 
 
-def _chance(
-    members: xr.DataArray, event: Event, channel: Channel, climatology: xr.Dataset | None, valid: np.datetime64
-) -> tuple[str, xr.DataArray]:
-    """What an event is called, and the share of members that have it."""
-    threshold: float | xr.DataArray = event.value
-    if event.is_quantile and climatology is not None:
-        name = f"{channel.name}_quantile"
-        if name not in climatology:
-            raise InputError(f"event {event.label!r} of the case: the climatology has no {name}")
-        at = climatologies.select(climatology[[name]], pd.DatetimeIndex([valid])).isel(time=0, drop=True)[name]
-        at = at if channel.level is None else at.sel(level=channel.level, drop=True)
-        threshold = at.sel(quantile=event.value, method="nearest", drop=True)
-    chance = maps.probability(members, threshold, below=event.op[0] == "<")
-    return f"probability {event_name(event.label, channel.label)}", chance.rename(channel.name)
+def _chance(members: xr.DataArray, event: Event, channel: Channel, climatology: xr.Dataset | None) -> tuple[str, xr.DataArray]:
+    """What an event is called, and the share of members that have it, compared as `policy_operator` of a state says."""
+    known = members.notnull().all("number")
+    limit = xr.DataArray(event.value)
+    if event.is_quantile:
+        quantiles = climate_quantiles(climatology, channel, members, f"event {event.label!r} of the case")
+        limit = climate_quantile(quantiles, event.value).drop_vars("quantile").reindex_like(known, method="nearest")
+        known = known & limit.notnull()
+    chance = compare(members, limit.astype(members.dtype), event.op).mean("number").where(known)
+    name = f"probability {event_name(event.label, channel.label)}"
+    return name, chance.rename(channel.name)
 
 
 def _usual_chance(members: xr.DataArray, channel: Channel) -> tuple[str, xr.DataArray]:

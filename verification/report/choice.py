@@ -14,6 +14,7 @@ from verification.styles import style_of
 DAYS = (1, 3, 5, 10)  # of the diagrams
 FEW_DAYS = (1, 5, 10)  # of what takes more room
 MOST_CHANNELS = 16
+MAPPED = 8  # channels with maps, of scores and of the case: they are most of the bytes of a page
 MOST_EVENTS = 2  # of a channel, in diagrams
 FIRST = (
     "geopotential_500", "2m_temperature", "temperature_850", "mean_sea_level_pressure", "10m_wind_speed",
@@ -25,22 +26,35 @@ FIRST = (
 
 def channels_shown(state: xr.Dataset, most: int = MOST_CHANNELS) -> list[str]:
     """The channels with pictures: all in their order, or those that forecasters look at first, then the others."""
-    labels = [str(label) for label in state["channel"].values]
+    return labels_shown([str(label) for label in state["channel"].values], most)
+
+
+def labels_shown(labels: Sequence[str], most: int = MOST_CHANNELS) -> list[str]:
+    """The same of the labels of channels."""
     if len(labels) <= most:
-        return labels
+        return list(labels)
     chosen = [label for label in FIRST if label in labels]
     chosen = [*chosen, *[label for label in labels if label not in chosen]][:most]
     return [label for label in labels if label in chosen]
 
 
+def holders(states: Sequence[xr.Dataset], variable: str, fewest: int = 1) -> tuple[dict[int, xr.Dataset], dict[int, str]]:
+    """The states that keep a variable and have so many members, and what their models are called, by position in the report."""
+    known = {i: state for i, state in enumerate(states) if variable in state and int(state.attrs["members"]) >= fewest}
+    return known, {index: str(state.attrs["model"]) for index, state in known.items()}
+
+
 def leads_shown(states: Sequence[xr.Dataset], days: Sequence[float] = DAYS, dim: str = "prediction_timedelta") -> np.ndarray:
-    """The leads nearest to some days among those that every state has."""
+    """The leads nearest to some days among those that every state has; none of no state."""
+    if not states:
+        return np.array([], dtype="timedelta64[ns]")
     common = [lead for lead in states[0][dim].values if all(lead in state[dim].values for state in states)]
-    hours = [float(lead / np.timedelta64(1, "h")) for lead in common]
+    hours = [hours_of(lead) for lead in common]
     return np.array([common[hours.index(lead)] for lead in card_leads(hours, days)], dtype="timedelta64[ns]")
 
 
 def hours_of(lead: np.timedelta64) -> float:
+    """A lead in hours."""
     return float(lead / np.timedelta64(1, "h"))
 
 
