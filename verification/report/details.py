@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from data_pipeline.disk import write_bytes
+from verification.report.tables import write_table
 from verification.styles import Style, style_of
 
 COLUMNS = (
@@ -46,7 +44,7 @@ def rows(
             {"value": value, "n": n if isinstance(n, xr.DataArray) else value.copy(data=np.full(value.shape, n))}
         ).broadcast_like(value)
         for side, column in (("lower", "low"), ("upper", "high")):
-            whole[column] = scores.get(f"{name}_{side}", xr.full_like(value, np.nan))
+            whole[column] = scores.get(f"{name}_{side}", xr.full_like(value, np.nan, dtype=float))
         whole = whole.assign_coords({dim: np.arange(whole.sizes[dim]) for dim in whole.dims if dim not in whole.coords})
         table = whole.drop_vars([c for c in whole.coords if c not in whole.dims]).to_dataframe().reset_index()
         parts.append(_named(table.dropna(subset="value"), at).assign(score=name))
@@ -76,19 +74,15 @@ def _named(table: pd.DataFrame, at: str) -> pd.DataFrame:
 
 
 def write_details(parts: Sequence[pd.DataFrame], out: Path) -> list[Path]:
-    """Write the rows of all sections beside the page `out`, as <name>.details.csv and .json (missing values null); [] of none."""
+    """Write the rows of all sections beside the page `out`, as <name>.details.csv and .json (missing values null).
+
+    [] of none; files of an earlier report go.
+    """
+    paths = [out.with_suffix(f".details.{kind}") for kind in ("csv", "json")]
     parts = [part for part in parts if len(part)]
     if not parts:
+        for path in paths:
+            path.unlink(missing_ok=True)
         return []
-    table = pd.concat(parts, ignore_index=True)
-    as_csv, as_json = (out.with_suffix(f".details.{kind}") for kind in ("csv", "json"))
-    write_bytes(as_csv, table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode("utf-8"))
-    columns = {name: [_plain(value) for value in table[name].tolist()] for name in COLUMNS}
-    write_bytes(as_json, (json.dumps(columns, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8"))
-    return [as_csv, as_json]
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
+    write_table(pd.concat(parts, ignore_index=True), *paths, digits=6)
+    return paths

@@ -1,4 +1,4 @@
-"""The numbers of the report in one long table, and the tables made from it: scorecards, tables behind figures, CSV and JSON.
+"""The tables of the report, how it prints numbers, and the files beside the page, CSV and JSON.
 
 Everything that the page prints as a score is a row of `numbers`, in display units; nothing is computed twice.
 """
@@ -120,12 +120,25 @@ def _with_interval(row: Any) -> str:
 
 def write_numbers(numbers: pd.DataFrame, header: dict[str, Any], out: Path) -> list[Path]:
     """Write the long table beside the page as CSV and, with the header, as JSON by columns (missing values null)."""
-    as_csv, as_json = out.with_suffix(".csv"), out.with_suffix(".json")
-    columns = {str(name): [_plain(value) for value in column.tolist()] for name, column in numbers.items()}
-    text = json.dumps({**header, "numbers": columns}, ensure_ascii=False, separators=(",", ":"))
-    write_bytes(as_csv, numbers.to_csv(index=False, float_format="%.8g", lineterminator="\n").encode("utf-8"))
+    paths = [out.with_suffix(".csv"), out.with_suffix(".json")]
+    write_table(numbers, *paths, digits=8, header=header)
+    return paths
+
+
+def write_table(
+    table: pd.DataFrame, as_csv: Path, as_json: Path, *, digits: int, header: Mapping[str, Any] | None = None
+) -> None:
+    """Write a table as CSV and by columns as JSON, missing values null; with a header the columns are its `numbers`."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+        return value
+
+    columns = {str(name): [plain(value) for value in column.tolist()] for name, column in table.items()}
+    text = json.dumps(columns if header is None else {**header, "numbers": columns}, ensure_ascii=False, separators=(",", ":"))
+    write_bytes(as_csv, table.to_csv(index=False, float_format=f"%.{digits}g", lineterminator="\n").encode("utf-8"))
     write_bytes(as_json, (text + "\n").encode("utf-8"))
-    return [as_csv, as_json]
 
 
 def tables_in(content: Any) -> Iterator[Table]:
@@ -138,7 +151,7 @@ def tables_in(content: Any) -> Iterator[Table]:
 
 
 def write_tables(found: Sequence[Table], out: Path) -> list[Path]:
-    """Write tables as they are printed, one cell a row: table, row, column, value. [] of none."""
+    """Write tables as they are printed, one cell a row: table, row, column, value. [] of none; an earlier file goes."""
     rows = [
         (table.caption, row[0], column, value)
         for table in found
@@ -146,13 +159,8 @@ def write_tables(found: Sequence[Table], out: Path) -> list[Path]:
         for column, value in zip(table.columns[1:], row[1:], strict=True)
     ]
     if not rows:
+        out.unlink(missing_ok=True)
         return []
     long = pd.DataFrame(rows, columns=["table", "row", "column", "value"])
     write_bytes(out, long.to_csv(index=False, lineterminator="\n").encode("utf-8"))
     return [out]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.8g}") if math.isfinite(value) else None
-    return value
