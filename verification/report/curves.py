@@ -75,8 +75,9 @@ def section(numbers: pd.DataFrame, names: Sequence[str], regions: Sequence[str])
         "channels": [{key: channel[key] for key in ("label", "long_name", "units")} for channel in drawn],
         "series": [{"head": one.head, "signed": one.score in SIGNED} for one in series],
         "panels": [_described(panel, lines) for panel, lines in panels],
-        "dashes": [_dash(index) for index in range(8)],
-        "shapes": figures.SHAPES,
+        "compared": any(one.score == "crpss" for one in series),
+        "dashes": [figures.css_dash(index, 1.5) for index in range(len(names))],
+        "shapes": [figures.SHAPES[figures.marker_of(index)] for index in range(len(names))],
         "values": _values(numbers, series, regions, [season["name"] for season in seasons], channels),
     }
     return {
@@ -179,8 +180,3 @@ def _column(values: Sequence[float], at: Sequence[int], size: int, signed: bool)
             short = float(tables.number(value, signed).replace("−", "-"))
             column[index] = int(short) if short == int(short) else short
     return column if any(value is not None for value in column) else 0
-
-
-def _dash(model: int) -> str:
-    dash = figures.DASHES[model % 8]
-    return "" if isinstance(dash, str) else " ".join(f"{1.5 * length:g}" for length in dash[1])

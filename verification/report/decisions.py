@@ -12,7 +12,7 @@ from verification import readout
 from verification.event_curves import DIMS
 from verification.events import economic_value, roc
 from verification.report import details, diagrams
-from verification.report.choice import channels_shown, event_name, events_shown, hours_of, leads_shown
+from verification.report.choice import channels_shown, event_name, events_shown, holders, hours_of, leads_shown
 from verification.report.diagrams import Curve
 from verification.report.tables import Table, interval, lead_name
 from verification.significance import draws_of_lead, limits
@@ -35,15 +35,12 @@ NOTE = (
 
 def section(states: Sequence[xr.Dataset], *, n_boot: int = 300, seed: int = 0, level: float = 0.95) -> dict[str, Any] | None:
     """ROC and economic value of all models for the events of each channel; None where no state keeps events."""
-    known = {index: state for index, state in enumerate(states) if "event_table" in state}
-    if not known:
-        return None
-    first = next(iter(known.values()))
+    known, names = holders(states, "event_table")
     leads = leads_shown(list(known.values()))
     if not leads.size:
         return None
+    first = next(iter(known.values()))
     read = {index: _read(state, leads, n_boot, seed, level) for index, state in known.items()}
-    names = {index: str(state.attrs["model"]) for index, state in known.items()}
     found = [_channel(label, events_shown(first, label), read, names) for label in channels_shown(first)]
     channels = [channel for channel in found if channel["groups"]]
     if not channels:

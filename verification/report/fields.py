@@ -37,25 +37,27 @@ def picture(field: xr.DataArray, shading: maps.Shading, *, alt: str, caption: st
     return Picture(source, alt, caption, *png_size(source))
 
 
-def score_maps(fields: xr.Dataset, *, channels: Iterable[str], leads: list[float]) -> list[dict[str, Any]]:
+def score_maps(fields: xr.Dataset, *, channels: Iterable[str], leads: list[float], several: bool = True) -> list[dict[str, Any]]:
     """Maps of fair CRPS, bias and spread/error of each channel at some leads, with the table of their area means.
 
-    fields: `crps`, `bias`, `ssr` (channel, prediction_timedelta, latitude, longitude) in SI units.
+    fields: `crps`, `bias`, `ssr` (channel, prediction_timedelta, latitude, longitude) in SI units. several: False for one member,
+    whose CRPS is the absolute error, and which has no spread.
     """
-    return [_channel_maps(fields.sel(channel=channel), channel, leads) for channel in channels]
+    return [_channel_maps(fields.sel(channel=channel), channel, leads, several) for channel in channels]
 
 
-def _channel_maps(fields: xr.Dataset, channel: str, leads: list[float]) -> dict[str, Any]:
+def _channel_maps(fields: xr.Dataset, channel: str, leads: list[float], several: bool) -> dict[str, Any]:
     style = styles.style_of(channel)
     at = [pd.Timedelta(hours=lead) for lead in leads]
     crps = [style.display_difference(fields["crps"].sel(prediction_timedelta=lead, drop=True)) for lead in at]
     bias = [style.display_difference(fields["bias"].sel(prediction_timedelta=lead, drop=True)) for lead in at]
     ssr = [fields["ssr"].sel(prediction_timedelta=lead, drop=True) for lead in at]
     units = style.difference_units
+    score, mean = ("fair CRPS", "bias of the mean") if several else ("absolute error", "bias")
     kinds = [
-        ("fair CRPS", units, crps, maps.spread_shading(style, crps, "fair CRPS")),
-        ("bias of the mean", units, bias, maps.difference_shading(style, bias, "bias")),
-        ("spread / error", "", ssr, RATIO),
+        (score, units, crps, maps.spread_shading(style, crps, score)),
+        (mean, units, bias, maps.difference_shading(style, bias, "bias")),
+        *([("spread / error", "", ssr, RATIO)] if several else []),
     ]
     rows, lines = [], []
     for title, unit, arrays, shading in kinds:

@@ -37,7 +37,9 @@ SHAPES = (  # the markers again, for the key of the page
     "M11 5l7-4v8z",
     "M19 5l-7-4v8z",
 )
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 3)), "-", (0, (5, 1.5)), (0, (1.5, 1.2)))
+DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1.5, 1.2), (6, 1.5, 1.5, 1.5), (3, 3))  # in line widths
+COLOURS = 8
+MOST_MODELS = COLOURS * len(DASHES)  # that can be told apart: colour and dashes first come back together after as many
 MARKED = 10  # leads of a curve with a marker, about
 DPI = 112
 PANEL = (3.6, 2.35)  # inches; scaled by the page
@@ -67,7 +69,22 @@ RC: dict[Any, Any] = {
 
 def colour_of(model: int) -> str:
     """The placeholder of a model's colour, by its position among the models of the report."""
-    return f"#00fe{model % 8:02x}"
+    return f"#00fe{model % COLOURS:02x}"
+
+
+def dash_of(model: int) -> tuple[float, ...]:
+    """The dashes of a model in widths of its line, none for a whole line; models of one colour have others."""
+    return DASHES[(model % COLOURS - model // COLOURS) % len(DASHES)]
+
+
+def css_dash(model: int, width: float) -> str:
+    """The same for `stroke-dasharray` of a line so wide, empty for a whole one."""
+    return " ".join(f"{width * length:g}" for length in dash_of(model))
+
+
+def marker_of(model: int) -> int:
+    """The marker of a model, a position in `MARKERS` and `SHAPES`; models of one colour have others."""
+    return (model + model // COLOURS) % len(MARKERS)
 
 
 @dataclass(frozen=True)
@@ -113,15 +130,15 @@ def _curve(ax: Axes, line: Line) -> None:
     colour = colour_of(line.model)
     if np.isfinite(low).any():
         ax.fill_between(days, low, high, color=colour, alpha=0.16, linewidth=0)
-    style = (0, (2.5, 2)) if line.dashed else DASHES[line.model % 8]
-    marker = None if line.dashed else MARKERS[line.model % 8]
+    dashes = (2.5, 2) if line.dashed else dash_of(line.model)
+    marker = None if line.dashed else MARKERS[marker_of(line.model)]
     every = max(1, round(days.size / MARKED))
     ax.plot(
         days,
         value,
         color=colour,
         linewidth=1.5,
-        linestyle=style,
+        linestyle=(0, dashes) if dashes else "-",
         marker=marker,
         markevery=every,
         markersize=3.2,
@@ -129,27 +146,14 @@ def _curve(ax: Axes, line: Line) -> None:
     )
 
 
-def plume(days: np.ndarray, members: np.ndarray, truth: np.ndarray, *, title: str, alt: str) -> Markup:
-    """Members (lead, number) and truth (lead,) at a point by lead, as an SVG element; the median drawn stronger."""
-    with mpl.rc_context(RC | {"svg.hashsalt": alt}):
-        figure = Figure(figsize=PANEL)
-        ax = figure.add_axes((0.13, 0.175, 0.85, 0.7))
-        ax.plot(days, members, color=colour_of(0), linewidth=0.5, alpha=0.35)
-        ax.plot(days, np.median(members, axis=1), color=colour_of(0), linewidth=1.6)
-        ax.plot(days, truth, color=INK, linewidth=1.4, marker="o", markersize=2.6, linestyle=(0, (3, 2)))
-        ax.set_title(title)
-        ax.set_xlabel("lead (days); truth dashed", labelpad=1)
-        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        return svg(figure, alt)
-
-
 def swatch(model: int) -> Markup:
     """The line of a model for the key of a page: colour, dashes and marker as in the curves."""
-    dash = DASHES[model % 8]
-    pattern = "" if isinstance(dash, str) else f' stroke-dasharray="{" ".join(f"{1.5 * length:g}" for length in dash[1])}"'
-    colour = f"var(--m{model % 8})"
+    dashes = css_dash(model, 1.5)
+    pattern = f' stroke-dasharray="{dashes}"' if dashes else ""
+    colour = f"var(--m{model % COLOURS})"
     line = f'<line x1="0" y1="5" x2="30" y2="5" stroke="{colour}" stroke-width="2.4"{pattern}/>'
-    return Markup(f'<svg viewBox="0 0 30 10" aria-hidden="true">{line}<path d="{SHAPES[model % 8]}" fill="{colour}"/></svg>')
+    marker = f'<path d="{SHAPES[marker_of(model)]}" fill="{colour}"/>'
+    return Markup(f'<svg viewBox="0 0 30 10" aria-hidden="true">{line}{marker}</svg>')
 
 
 def rank_histogram(frequencies: np.ndarray, *, title: str, model: int, alt: str) -> Markup:

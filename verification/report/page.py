@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
@@ -32,17 +31,17 @@ from verification.report import (
     spectra,
     tables,
 )
-from verification.report.choice import channels_shown
+from verification.report.choice import MAPPED, channels_shown, hours_of
 from verification.report.numbers import collect, map_fields, pairs_of, reported_regions
 from verification.report.tables import card_leads
 
 LEVEL = 95  # per cent of the intervals
-MAPPED = 8  # channels with maps, of scores and of the case: they are most of the bytes of a page
 DRAWS = 300  # at most, of the sections that resample whole tables
 MAPS = (
-    "Means over all initialisations at each grid point; one scale for the leads of a row. Where spread / error is below 1 "
-    "(orange) the ensemble is too confident, above 1 (purple) too cautious. Few initialisations leave noise at single points."
+    "Means over all initialisations at each grid point; one scale for the leads of a row. Few initialisations leave noise at "
+    "single points."
 )
+RATIO_MAPS = "Where spread / error is below 1 (orange) the ensemble is too confident, above 1 (purple) too cautious."
 
 
 def write_report(
@@ -65,22 +64,24 @@ def write_report(
     `truth` (schema "analysis"); default the first case that the state keeps. case_choice: events, climatology
     and points, as `verification.report.case.case_section` takes them. n_boot, seed: bootstrap of the intervals.
 
-    The page asks for nothing from a network and is whole without its script, which switches regions and seasons of the curves and
-    the theme; equal arguments give equal bytes. The numbers of the diagrams go to .details.csv and .details.json, those of the
-    tables of maps to .maps.csv. The scores are certified first (`verification.certify`). Raises GateError if that fails,
-    InputError if a state is not a score state or does not state its policy, if two states bear the same model name, or if none is
-    the reference.
+    The page asks for nothing from a network; equal arguments give equal bytes. What is first seen needs no script; its script
+    switches the theme, draws the curves of other regions and seasons, and unpacks other scorecards and diagrams.
+
+    The numbers of the diagrams go to .details.csv and .details.json, those of the tables of maps to .maps.csv. The scores are
+    certified first (`verification.certify`). Raises GateError if that fails, InputError if a state is not a score state or does
+    not state its policy, if two states bear the same model name, if they are too many to be told apart, or if none is the
+    reference.
     """
     names = _names(states)
     states = [state.assign_attrs(model=name) for state, name in zip(states, names, strict=True)]
     pairs = pairs_of(names, reference)
-    certificate = certify()
+    certificate, draws = certify(), min(n_boot, DRAWS)
     require(certificate)
     for state in states:
         check_policy(state)
     numbers = collect(states, pairs, n_boot=n_boot, seed=seed)
-    facts = provenance.facts(states, certificate, reference=reference, n_boot=n_boot, seed=seed)
-    shown = _sections(states, reference, n_boot=min(n_boot, DRAWS), seed=seed)
+    facts = provenance.facts(states, certificate, reference=reference, n_boot=n_boot, draws=draws, seed=seed)
+    shown = _sections(states, reference, n_boot=draws, seed=seed)
     maps = {
         "score_maps": _score_maps(states[0]),
         "case": of_case.case_of_state(states[0].sel(channel=channels_shown(states[0], MAPPED)))
@@ -102,7 +103,8 @@ def write_report(
         "head": facts.head,
         "facts": facts.rest,
         "alarms": provenance.alarms(states),
-        "models": [{"name": name, "swatch": figures.swatch(index)} for index, name in enumerate(names)],
+        "models": [_model(index, name) for index, name in enumerate(names)],
+        "longest_switch": max(len(names), len(regions), *(len(part["channels"]) for part in (*shown, *maps.values()) if part)),
         "models_table": provenance.models_table(states),
         "level": LEVEL,
         "beside": [path.name for path in beside],
@@ -130,6 +132,12 @@ def _sections(states: Sequence[xr.Dataset], reference: str | None, *, n_boot: in
     return [section for section in found if section is not None and section["channels"]]
 
 
+def _model(index: int, name: str) -> dict[str, Any]:
+    """A model in the key and in the style of the diagrams."""
+    dashes = figures.css_dash(index, 1.3)
+    return {"name": name, "swatch": figures.swatch(index), "colour": index % figures.COLOURS, "dashes": dashes}
+
+
 def _script() -> str:
     return resources.files("verification.report").joinpath("script.js").read_text(encoding="utf-8")
 
@@ -137,12 +145,16 @@ def _script() -> str:
 def _policy(script: str) -> str:
     """The Content-Security-Policy: nothing from anywhere, and no script but this one."""
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    own = f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return f"default-src 'none'; img-src data:; {own}; base-uri 'none'; form-action 'none'"
 
 
 def _names(states: Sequence[xr.Dataset]) -> list[str]:
     if not states:
         raise InputError("report: no score state given; expected at least one")
+    if len(states) > figures.MOST_MODELS:
+        most = f"{figures.MOST_MODELS} can be told apart by colour and dashes"
+        raise InputError(f"report: {len(states)} score states given, but no more than {most}; write several reports")
     strange = [index for index, state in enumerate(states) if state.attrs.get("kind") != "score_state"]
     if strange:
         raise InputError(f"report: input {strange[0] + 1} is not a score state (attrs kind); make one with `plumecast verify`")
@@ -168,11 +180,11 @@ def _packed(html: str, keep: bool = False) -> Markup:
     return Markup(f'<div data-packed="{curves.packed(str(html))}"><p class="muted">{note}</p></div>')
 
 
-def _score_maps(state: xr.Dataset) -> dict[str, Any]:
-    means, channels = map_fields(state), channels_shown(state, MAPPED)
-    leads = card_leads(_hours(means), fields.MAP_DAYS)
-    return {"note": MAPS, "channels": fields.score_maps(means, channels=channels, leads=leads)}
-
-
-def _hours(state: xr.Dataset) -> list[float]:
-    return [float(lead / np.timedelta64(1, "h")) for lead in state["prediction_timedelta"].values]
+def _score_maps(state: xr.Dataset) -> dict[str, Any] | None:
+    """The maps of a model's scores; None of a condensed state, which keeps none."""
+    if "map_count" not in state:
+        return None
+    means, several = map_fields(state), int(state.attrs["members"]) > 1
+    leads = card_leads([hours_of(lead) for lead in means["prediction_timedelta"].values], fields.MAP_DAYS)
+    maps = fields.score_maps(means, channels=channels_shown(state, MAPPED), leads=leads, several=several)
+    return {"note": f"{MAPS} {RATIO_MAPS}" if several else MAPS, "channels": maps}

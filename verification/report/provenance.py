@@ -11,6 +11,7 @@ import xarray as xr
 
 from verification.certify import Certificate
 from verification.readout import ONE_MEMBER, POLICY
+from verification.report.choice import hours_of
 from verification.report.tables import Table, lead_name, stamp_name
 from verification.significance import TOO_FEW
 
@@ -47,6 +48,11 @@ NOTES = [
         "Spread over RMSE with the factor √((M+1)/M) for M members, so that 1 is calibrated for any ensemble size. "
         "Below 1 the ensemble is too confident, above 1 too cautious.",
     ),
+    (
+        "regions",
+        "Tropics: 20°S to 20°N, both included; extratropics: poleward of them. Land: points of at least half land; sea: the "
+        "others. Domain: the whole of a grid that does not span the globe. Points count by their area.",
+    ),
     ("bias", "Mean of ensemble mean minus truth: positive where the forecast is too high."),
     (
         "rank histogram",
@@ -62,7 +68,8 @@ NOTES = [
     (
         "significance",
         "A t test of the paired differences of single initialisations, with as many independent cases as their persistence "
-        "leaves (AR(2), Geer 2016); of RMSE and correlation its linear part. Among many tests some are lucky: the dots keep the "
+        "leaves (AR(2), Geer 2016); of RMSE and correlation its linear part. The interval of a difference is that of this test, "
+        "not of the bootstrap. Among many tests some are lucky: the dots keep the "
         "expected share of false discoveries below 10 % over all scores, regions, variables and leads of a comparison "
         "(Benjamini and Hochberg 1995).",
     ),
@@ -84,9 +91,12 @@ class Facts:
 
 
 def facts(
-    states: Sequence[xr.Dataset], certificate: Certificate, *, reference: str | None = None, n_boot: int, seed: int
+    states: Sequence[xr.Dataset], certificate: Certificate, *, reference: str | None = None, n_boot: int, draws: int, seed: int
 ) -> Facts:
-    """The header of a report of any number of models; what differs between them is told of each."""
+    """The header of a report of any number of models; what differs between them is told of each.
+
+    n_boot: resamples behind the intervals of scores; draws: behind those of ranks and events.
+    """
     model, attrs = states[0], states[0].attrs
     names = [_name(state) for state in states]
     truths = _of_each(states, lambda state: str(state.attrs.get("truth", "its analysis")), names)
@@ -109,7 +119,7 @@ def facts(
         ("Policy", POLICY),
         ("Certified", f"{certificate.summary} by this run ({_versions(certificate)})"),
         ("Left out", _of_each(states, _dropped, names) + " for missing values"),
-        ("Intervals", f"95 %, {n_boot} block bootstrap samples of the initialisations, seed {seed}" + _too_few(min(counts))),
+        ("Intervals", f"95 %, {_resamples(n_boot, draws)}, seed {seed}" + _too_few(min(counts))),
     ]
     head = [(label, text) for label, text in head if (label, text) not in (("Boundary", "none"), ("Compared", "none"))]
     return Facts(summary, head, _rest(attrs))
@@ -132,7 +142,7 @@ def _counted(state: xr.Dataset) -> str:
 
 
 def _span(state: xr.Dataset) -> str:
-    first, last = (lead_name(float(state["prediction_timedelta"].values[i] / np.timedelta64(1, "h"))) for i in (0, -1))
+    first, last = (lead_name(hours_of(state["prediction_timedelta"].values[i])) for i in (0, -1))
     return first if first == last else f"{first} to {last}"
 
 
@@ -161,6 +171,8 @@ def _rest(attrs: dict[Any, Any]) -> list[tuple[str, str]]:
 
 
 def _grid(state: xr.Dataset) -> str:
+    if "latitude" not in state.coords:
+        return "a grid that is not kept"
     latitude, longitude = state["latitude"].values, state["longitude"].values
     step = abs(float(longitude[1] - longitude[0]))
     return f"{longitude.size} x {latitude.size} points, {step:g}°"
@@ -173,6 +185,11 @@ def _period(state: xr.Dataset) -> str:
 def _dropped(state: xr.Dataset) -> str:
     count = int(state["dropped"].sum())
     return "nothing" if count == 0 else f"{count:,} cases"
+
+
+def _resamples(n_boot: int, draws: int) -> str:
+    told = f"{n_boot} block bootstrap samples of the initialisations"
+    return told if draws == n_boot else f"{told} ({draws} of ranks, reliability, ROC and extremes)"
 
 
 def _too_few(count: int) -> str:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from verification.readout import regions_of, zone_sums
 from verification.report import details
-from verification.report.choice import FEW_DAYS, channels_shown, hours_of, leads_shown
+from verification.report.choice import FEW_DAYS, channels_shown, holders, hours_of, leads_shown
 from verification.report.figures import rank_histogram
 from verification.report.tables import Table, interval, lead_name
 from verification.significance import draws_of_lead, limits
@@ -30,14 +30,11 @@ SUMMARIES = ("outside", "tilt", "reliability_index")
 
 def section(states: Sequence[xr.Dataset], *, n_boot: int = 300, seed: int = 0, level: float = 0.95) -> dict[str, Any] | None:
     """Rank histograms of every ensemble of two members or more; None where there is none, or no state keeps ranks."""
-    known = {index: state for index, state in enumerate(states) if "ranks" in state and int(state.attrs["members"]) > 1}
-    if not known:
-        return None
+    known, names = holders(states, "ranks", fewest=2)
     leads = leads_shown(list(known.values()), FEW_DAYS)
     if not leads.size:
         return None
     read = {index: rank_shares(state, leads, n_boot=n_boot, seed=seed, level=level) for index, state in known.items()}
-    names = {index: str(state.attrs["model"]) for index, state in known.items()}
     channels = [_channel(label, read, names) for label in channels_shown(next(iter(known.values())))]
     numbers = [_numbers(read[index], names[index]) for index in known]
     note = NOTE.format(percent=f"{100 * level:g}")

@@ -62,7 +62,7 @@ def section(
     year = numbers[numbers["season"] == WHOLE_YEAR]
     return {
         "note": NOTE if pairs else "",
-        "ratio_note": RATIO_NOTE,
+        "ratio_note": RATIO_NOTE if (year.loc[year["score"] == "ssr", "value"].notna()).any() else "",
         "key": [{"text": f"{value:+d} %".replace("-", "−"), **_shade(value)} for value in KEY] if pairs else [],
         "regions": [{"name": region, **_region(year[year["region"] == region], names, pairs)} for region in regions],
     }
@@ -162,8 +162,10 @@ def _difference_title(row: Any) -> Iterator[str]:
     if math.isfinite(row.p_value):
         chance = "p < 0.001" if row.p_value < 0.001 else f"p = {row.p_value:.3f}"
         yield f"{chance}, {'significant' if row.significant else 'not significant'}, n = {row.n} ({row.n_eff:.0f} independent)"
-    else:
+    elif row.n < 2:
         yield f"n = {row.n}: too few to test"
+    else:
+        yield f"n = {row.n}: no test, as the differences are all alike or no more than overlap each other"
 
 
 def _place(row: Any) -> str:

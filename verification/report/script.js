@@ -13,7 +13,7 @@ const wanted = themes.find(input => input.value === kept.get()) || themes[0];
 wanted.checked = true;
 paint(wanted.value);
 themes.forEach(input => input.addEventListener("change", () => { paint(input.value); kept.set(input.value); }));
-all("[data-script]").forEach(element => { element.hidden = false; });
+all(".theme").forEach(element => { element.hidden = false; });
 
 // the bubble beside what is pointed at
 const show = (lines, box) => {
@@ -79,6 +79,7 @@ const interval = (low, high, signed) => low === null || high === null ? "" : low
   ? `${number(low, signed)}–${number(high, signed)}`.replaceAll("+", "") : `${number(low, signed)} to ${number(high, signed)}`;
 const leadName = hours => hours < 24 ? `${+hours.toFixed(2)} h` : `day ${+(hours / 24).toFixed(2)}`;
 const steps = (low, high, most, whole) => {
+  if (low === high) return [{ value: low, text: minus(String(+low.toFixed(2))) }];
   const raw = (high - low) / most, power = 10 ** Math.floor(Math.log10(raw));
   let step = [1, 2, 2.5, 5, 10].map(factor => factor * power).find(size => size >= raw - 1e-12);
   if (whole) step = Math.max(1, Math.ceil(step));
@@ -137,10 +138,10 @@ const start = views => {
       if (band.length > 1) parts.push(`<path d="M${band.map(i => point(i, line.high[i])).join("L")}L${[...band].reverse().map(i => point(i, line.low[i])).join("L")}Z" fill="${colour}" opacity=".16"/>`);
       else band.forEach(i => parts.push(`<path d="M${point(i, line.low[i])}L${point(i, line.high[i])}" stroke="${colour}" stroke-width="5" opacity=".3"/>`));
       const pieces = days.map((_, i) => i).reduce((path, i) => line.value[i] === null ? path + " " : path + (path === "" || path.endsWith(" ") ? "M" : "L") + point(i, line.value[i]), "");
-      const dashes = line.dashed ? "4 3" : views.dashes[line.model % 8];
+      const dashes = line.dashed ? "4 3" : views.dashes[line.model];
       parts.push(`<path d="${pieces}" fill="none" stroke="${colour}" stroke-width="2.1" stroke-linejoin="round"${dashes ? ` stroke-dasharray="${dashes}"` : ""}/>`);
       const every = Math.max(1, Math.round(days.length / 10));
-      if (!line.dashed) there.filter(i => i % every === 0).forEach(i => parts.push(`<path d="${views.shapes[line.model % 8]}" fill="${colour}" transform="translate(${(x(days[i]) - 15 * 0.75).toFixed(1)} ${(y(line.value[i]) - 5 * 0.75).toFixed(1)}) scale(.75)"/>`));
+      if (!line.dashed) there.filter(i => i % every === 0).forEach(i => parts.push(`<path d="${views.shapes[line.model]}" fill="${colour}" transform="translate(${(x(days[i]) - 15 * 0.75).toFixed(1)} ${(y(line.value[i]) - 5 * 0.75).toFixed(1)}) scale(.75)"/>`));
     }
     const units = panel.units && channel.units ? ` (${channel.units})` : "";
     const view = `${views.regions[where.region]}, ${views.seasons[where.season].name}`;
@@ -201,7 +202,8 @@ const start = views => {
     const view = { region: chosen("region"), season: chosen("season") };
     const season = views.seasons[view.season], counts = [...new Set(season.n)];
     const n = counts.length === 1 ? `n = ${counts[0]}` : views.models.map((name, k) => `${name} n = ${season.n[k]}`).join(", ");
-    document.getElementById("view").textContent = `${views.regions[view.region]}, ${season.name}: ${n} initialisations`;
+    const rest = view.season > 0 && views.compared ? "; skill and tests: all year" : "";
+    document.getElementById("view").textContent = `${views.regions[view.region]}, ${season.name}: ${n} initialisations${rest}`;
     all("[data-channel]").forEach(block => {
       const where = { ...view, channel: Number(block.dataset.channel) };
       all("figure", block).forEach((figure, k) => {
@@ -215,6 +217,7 @@ const start = views => {
       fill();
     });
   };
+  all(".controls").forEach(element => { element.hidden = false; });
   all("input[name=region], input[name=season]").forEach(input => input.addEventListener("change", redraw));
   redraw();
 };
