@@ -189,7 +189,8 @@ def test_the_page_is_self_contained_and_lets_only_its_own_script_run(planet_repo
     policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     script = text[text.rindex("<script>") + len("<script>") : text.rindex("</script>")]
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    own = f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert policy == f"default-src 'none'; img-src data:; {own}; base-uri 'none'; form-action 'none'"
     assert planet_report[0].stat().st_size < 8_000_000
 
 
@@ -560,8 +561,8 @@ def test_events_stand_in_a_table_with_the_models_under_each_other() -> None:
     tables = [table for channel in section["channels"] for table in channel["tables"]]
     warm = next(table for table in tables if table.caption == "2 m temperature: events")
     assert [row[:2] for row in warm.rows[:2]] == [
-        ["2m_temperature > 286, 12 h", "crps"],
-        ["2m_temperature > 286, 12 h", "single"],
+        ["> 12.85 °C, 12 h", "crps"],
+        ["> 12.85 °C, 12 h", "single"],
     ]
     assert all("–" not in row[2] for row in warm.rows)
     assert not [table for table in tables if table.caption.startswith("Geopotential")]
