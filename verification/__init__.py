@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from verification.decomposition import crps_decomposition
     from verification.distribution import crps, crps_gaussian, crps_quadrature, twcrps
     from verification.evaluate import score_store
+    from verification.event_curves import event_intervals
     from verification.events import brier, economic_value, event_table, reliability, roc, rps, sedi
     from verification.explorer import explore
     from verification.multivariate import energy_score, variogram_score
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from verification.quantiles import efi, interval_score, quantile_score, sot, wis
     from verification.readout import event_scores, scores_table, skill
     from verification.scores import acc, area_weights, bias, conditional_spread_skill, rank_histogram, rmse, spread_skill
-    from verification.significance import compare, compare_cells, event_intervals, intervals, scorecard
+    from verification.significance import compare, compare_cells, intervals, scorecard
     from verification.spectra import (
         log_spectral_distance,
         power_spectrum,
@@ -94,6 +95,7 @@ _HOMES = {
     "decomposition": ("crps_decomposition",),
     "distribution": ("crps", "crps_gaussian", "crps_quadrature", "twcrps"),
     "evaluate": ("score_store",),
+    "event_curves": ("event_intervals",),
     "events": ("brier", "economic_value", "event_table", "reliability", "roc", "rps", "sedi"),
     "explorer": ("explore",),
     "multivariate": ("energy_score", "variogram_score"),
@@ -102,7 +104,7 @@ _HOMES = {
     "quantiles": ("efi", "interval_score", "quantile_score", "sot", "wis"),
     "readout": ("event_scores", "scores_table", "skill"),
     "scores": ("acc", "area_weights", "bias", "conditional_spread_skill", "rank_histogram", "rmse", "spread_skill"),
-    "significance": ("compare", "compare_cells", "event_intervals", "intervals", "scorecard"),
+    "significance": ("compare", "compare_cells", "intervals", "scorecard"),
     "spectra": ("log_spectral_distance", "power_spectrum", "spectral_divergence", "spectral_residual", "spectral_variance_ratio"),
     "state": ("merge", "open_state"),
     "stations": ("at_stations", "gross_error_check", "score_stations"),

@@ -41,7 +41,9 @@ def verify(
     channel: Annotated[list[str] | None, typer.Option(help="only this channel, as geopotential_500; repeat it")] = None,
     fss_radius: Annotated[list[float] | None, typer.Option(help="km, for the fractions skill score of events; repeat it")] = None,
     case: Annotated[list[str] | None, typer.Option(help="initialisation whose fields to keep for the report; repeat it")] = None,
-    point: Annotated[list[str] | None, typer.Option(help="NAME=LAT,LON of plumes in the cases; repeat it")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="NAME=LAT,LON of plumes in the cases; three cities unless given; repeat it")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the score states; scores/ beside forecasts/ unless given")] = None,
     region: Annotated[str | None, typer.Option(help="of the table: global, tropics, Europe, land ...")] = None,
     leads: Annotated[str | None, typer.Option(help="of the table, as 1d,3d,5d")] = None,
@@ -139,11 +141,13 @@ def report(
     from verification.report import write_report
     from verification.state import open_state
 
+    of_case = {"--truth": truth, "--init": init, "--event": event, "--climatology": climatology, "--point": point}
+    alone = [option for option, given in of_case.items() if given and forecast is None]
+    if alone:
+        raise InputError(f"{', '.join(alone)}: only for the maps and plumes of a case; give its forecast store (--forecast)")
     states = [open_state(path) for path in scores]
     case = _one_init(forecast, init).load() if forecast else None
     observed = open_analysis(truth) if truth else None
-    if case is None and (event or point):
-        raise InputError("--event and --point choose the maps and plumes of a case: give its forecast store (--forecast)")
     climate = open_store(climatology) if climatology else None
     choice = {"events": event or [], "climatology": climate, "points": dict(map(_point, point or []))}
     path = write_report(states, out, reference=reference, case=case, truth=observed, case_choice=choice, title=title)

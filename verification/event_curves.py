@@ -1,4 +1,4 @@
-"""What diagrams of events are drawn from, read from a score state: reliability with its intervals, skill against another model.
+"""What diagrams of events are drawn from, read from a score state: scores and reliability with intervals, skill against another.
 
 Intervals are from resampled initialisations, the draws of `verification.significance`: neighbouring points and days are alike, so
 that bars for independent cases would be far too short.
@@ -12,8 +12,10 @@ import numpy as np
 import xarray as xr
 
 from verification.events import BINS
-from verification.readout import event_sums
+from verification.plan import Event
+from verification.readout import check_units, event_ratios, event_sums, on_common_cases, region_sums, same_climatology
 from verification.significance import draws_of_lead, limits
+from verification.timeseries import check_draws, check_share
 
 PROBABILITIES = 11  # bins of a diagram, around 0, 0.1 .. 1: more are not read, and hold too few cases
 DIMS = ("channel", "prediction_timedelta", "event")
@@ -72,6 +74,36 @@ def reliability_bins(
     return found.merge(xr.concat(bounds, "prediction_timedelta").where(holders > 1)).transpose(*DIMS, "bin")
 
 
+def event_intervals(
+    state: xr.Dataset,
+    *,
+    region: str | None = None,
+    leads: Leads | None = None,
+    n_boot: int = 300,
+    seed: int = 0,
+    level: float = 0.95,
+) -> xr.Dataset:
+    """Percentile intervals of `readout.event_scores`, from resampled initialisations as in `significance.intervals`.
+
+    Dataset (channel, prediction_timedelta, event) with <score>_lower and <score>_upper. leads: default all; each costs time. NaN
+    where fewer than two initialisations count.
+    """
+    check_share("level", level)
+    check_draws(n_boot)
+    wanted = state["prediction_timedelta"].values if leads is None else np.asarray(leads, "timedelta64[ns]")
+    sums = event_sums(state.sel(prediction_timedelta=wanted), region)
+    members = int(state.attrs["members"])
+    found = []
+    for lead in wanted:
+        rows = sums.sel(prediction_timedelta=[lead])
+        draws = draws_of_lead(state, lead, n_boot=n_boot, seed=seed)
+        found.append(limits(event_ratios(rows.map(xr.dot, args=(draws,), dim="time"), members), DIMS, level))
+    several = (sums["tail_weight"] > 0).sum("time") > 1
+    result = xr.concat(found, "prediction_timedelta").where(several)
+    attrs = {"method": "stationary bootstrap over initialisations", "level": level, "n_boot": n_boot, "seed": seed}
+    return result.transpose(*DIMS).assign_attrs(attrs)
+
+
 def event_counts(state: xr.Dataset, region: str | None = None) -> xr.Dataset:
     """How often each event happened, (channel, prediction_timedelta, event).
 
@@ -101,7 +133,8 @@ def event_skill(
 
     twcrps_skill and brier_skill, 1 - score / score of the reference, of the fair scores (of one member: those of the members as
     they are), with <skill>_lower and <skill>_upper from joint resamples; n, common initialisations. leads: default all that both
-    have. A row in which the two hold different cases counts for neither.
+    have. A row in which the two hold different cases counts for neither (`readout.on_common_cases`), and none does of quantiles
+    of unlike climatologies: they are different events. Raises InputError if units differ.
     """
     wanted = [lead for lead in state["prediction_timedelta"].values if leads is None or lead in np.asarray(leads)]
     both = [
@@ -109,20 +142,24 @@ def event_skill(
         for which in (state, reference)
     ]
     ours, theirs = xr.align(*both, join="inner")
-    same = (ours["weight"] > 0) & (abs(ours["weight"] - theirs["weight"]) <= 1e-9 * ours["weight"])
-    pair = [losses.drop_vars("weight").where(same, 0.0) for losses in (ours, theirs)]
+    check_units(state, reference, ours["channel"].values)
+    if not same_climatology(state, reference):
+        fixed = [str(event) for event in ours["event"].values if not Event.parse(str(event)).is_quantile]
+        ours = ours.where(ours["event"].isin(np.array(fixed, dtype=object)), 0.0)
+    cleared = on_common_cases(ours, theirs)
+    n = (cleared[0]["weight"] > 0).sum("time")
+    pair = [losses[["twcrps", "brier"]] for losses in cleared]
     skills = _skills(*(losses.sum("time") for losses in pair))
     bounds = []
     for lead in ours["prediction_timedelta"].values:
         draws = draws_of_lead(ours, lead, n_boot=n_boot, seed=seed)
         rows = [losses.sel(prediction_timedelta=[lead]).map(xr.dot, args=(draws,), dim="time") for losses in pair]
         bounds.append(limits(_skills(*rows), DIMS, level))
-    n = same.sum("time")
     return skills.merge(xr.concat(bounds, "prediction_timedelta").where(n > 1)).assign(n=n).transpose(*DIMS)
 
 
 def _losses(state: xr.Dataset, leads: Leads, region: str | None) -> xr.Dataset:
-    """Weighted sums of the Brier score and of the twCRPS, fair where they can be, of each initialisation, and their weight."""
+    """Weighted sums of Brier score and twCRPS, fair where they can be, of each initialisation, and what tells its cases."""
     sums, members = event_sums(state.sel(prediction_timedelta=leads), region), int(state.attrs["members"])
     i = np.arange(members + 1.0)
     wrong = np.stack([i, members - i], axis=1)  # members that the outcome, no or yes, speaks against
@@ -133,7 +170,8 @@ def _losses(state: xr.Dataset, leads: Leads, region: str | None) -> xr.Dataset:
         "brier": xr.dot(sums["event_table"], xr.DataArray(penalty, dims=BINS), dim=BINS),
         "weight": sums["tail_weight"],
     }
-    return xr.Dataset(fields)
+    told = region_sums(state.sel(prediction_timedelta=leads), region)[["dropped", "dropped_marks"]]
+    return xr.Dataset(fields).merge(told)
 
 
 def _skills(ours: xr.Dataset, theirs: xr.Dataset) -> xr.Dataset:

@@ -6,7 +6,7 @@ for those regions that zones make up. The estimator, policy and number of initia
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import xarray as xr
@@ -267,11 +267,22 @@ def paired_sums(state: xr.Dataset, reference: xr.Dataset, region: str | None = N
     names = f"{state.attrs.get('model', 'forecast')} and {reference.attrs.get('model', 'reference')}"
     if empty_dims:
         raise InputError(f"{names} share no {empty_dims[0]}; verify both on the same initialisations, leads and channels")
-    units, other_units = units_of(state), units_of(reference)
-    unlike = [f"{c}: {units[c]} and {other_units[c]}" for c in map(str, ours["channel"].values) if units[c] != other_units[c]]
-    if unlike:
-        raise InputError(f"{names} have different units ({'; '.join(unlike)})")
+    check_units(state, reference, ours["channel"].values)
     return on_common_cases(ours, theirs)
+
+
+def check_units(state: xr.Dataset, reference: xr.Dataset, channels: Iterable[str]) -> None:
+    """Raise InputError, naming both, for channels that two states hold in different units."""
+    units, other_units = units_of(state), units_of(reference)
+    unlike = [f"{c}: {units[c]} and {other_units[c]}" for c in map(str, channels) if units[c] != other_units[c]]
+    if unlike:
+        names = f"{state.attrs.get('model', 'forecast')} and {reference.attrs.get('model', 'reference')}"
+        raise InputError(f"{names} have different units ({'; '.join(unlike)})")
+
+
+def same_climatology(state: xr.Dataset, reference: xr.Dataset) -> bool:
+    """Whether anomalies and quantiles of two states are from one climatology, as far as they say."""
+    return bool(state.attrs.get("climatology") == reference.attrs.get("climatology"))
 
 
 def on_common_cases(ours: xr.Dataset, theirs: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:

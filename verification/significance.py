@@ -19,8 +19,6 @@ from verification.onepass import ANOMALIES, SUMS
 from verification.readout import (
     anomaly_correlation,
     comparable_crps,
-    event_ratios,
-    event_sums,
     on_common_cases,
     paired_sums,
     ratios,
@@ -123,37 +121,6 @@ def intervals(
         result[f"{name}_upper"] = n.copy(data=upper).where(n > 1)
     result.attrs = {"method": "stationary bootstrap over initialisations", "level": level, "n_boot": n_boot, "seed": seed}
     return result
-
-
-def event_intervals(
-    state: xr.Dataset,
-    *,
-    region: str | None = None,
-    leads: Sequence[np.timedelta64] | np.ndarray | None = None,
-    n_boot: int = 300,
-    seed: int = 0,
-    level: float = 0.95,
-) -> xr.Dataset:
-    """Percentile intervals of the scores of events, `readout.event_scores`, from resampled initialisations as in `intervals`.
-
-    Dataset (channel, prediction_timedelta, event) with <score>_lower and <score>_upper. leads: default all; each costs time. NaN
-    where fewer than two initialisations count.
-    """
-    check_share("level", level)
-    check_draws(n_boot)
-    wanted = state["prediction_timedelta"].values if leads is None else np.asarray(leads, "timedelta64[ns]")
-    sums = event_sums(state.sel(prediction_timedelta=wanted), region)
-    members = int(state.attrs["members"])
-    dims = ("channel", "prediction_timedelta", "event")
-    found = []
-    for lead in wanted:
-        rows = sums.sel(prediction_timedelta=[lead])
-        draws = draws_of_lead(state, lead, n_boot=n_boot, seed=seed)
-        found.append(limits(event_ratios(rows.map(xr.dot, args=(draws,), dim="time"), members), dims, level))
-    several = (sums["tail_weight"] > 0).sum("time") > 1
-    result = xr.concat(found, "prediction_timedelta").where(several)
-    attrs = {"method": "stationary bootstrap over initialisations", "level": level, "n_boot": n_boot, "seed": seed}
-    return result.transpose(*dims).assign_attrs(attrs)
 
 
 def draws_of_lead(state: xr.Dataset, lead: np.timedelta64, *, n_boot: int, seed: int) -> xr.DataArray:

@@ -165,7 +165,7 @@ def merge(states: Sequence[xr.Dataset]) -> xr.Dataset:
     # in order of time, so that a campaign merged from parts in any order has the same bits
     ordered = sorted(states, key=lambda state: state["time"].values[0])
     whole = first.drop_dims([dim for dim in ("time", "case_time") if dim in first.dims])
-    lacking = {name for name in first.data_vars for state in states if name in OPTIONAL and name not in state}
+    lacking = {name for name in OPTIONAL if any(name not in state for state in states)}
     for name in (name for name in whole.data_vars if str(name).startswith("map_")):
         whole[name] = (MAP_DIMS, np.sum([state[name].values for state in ordered], axis=0))
     order: list[Any] = [name for name in first.data_vars if name not in lacking]

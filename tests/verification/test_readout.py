@@ -17,6 +17,7 @@ from verification import (
     brier,
     crps,
     crps_decomposition,
+    event_intervals,
     event_table,
     fss,
     power_spectrum,
@@ -28,7 +29,7 @@ from verification import (
 from verification import roc as roc_of
 from verification.evaluate import evaluate
 from verification.regions import LAND, REGIONS
-from verification.significance import block_length, event_intervals
+from verification.significance import block_length
 from verification.state import merge
 from verification.timeseries import stationary_bootstrap
 
@@ -168,9 +169,12 @@ def test_quantiles_neighbourhoods_and_spectra() -> None:
     np.testing.assert_allclose(power["mean_ratio"], power["mean_power"] / power["truth_power"], rtol=1e-12)
 
 
-def test_states_of_before_and_after_the_power_of_the_mean_add() -> None:
-    old, new = STATE.isel(time=[0, 1]).drop_vars("mean_power"), STATE.isel(time=[2, 3])
-    whole = merge([new.drop_dims("case_time"), old.drop_dims("case_time")])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("old", [0, 1])
+def test_states_of_before_and_after_the_power_of_the_mean_add(order: tuple[int, int], old: int) -> None:
+    parts = [STATE.isel(time=[0, 1]).drop_dims("case_time"), STATE.isel(time=[2, 3]).drop_dims("case_time")]
+    parts[old] = parts[old].drop_vars("mean_power")
+    whole = merge([parts[index] for index in order])
     assert "mean_power" not in whole
     np.testing.assert_array_equal(whole["forecast_power"], STATE["forecast_power"].isel(time=slice(4)))
     assert "mean_power" not in readout.spectra(whole)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
 from data_pipeline.store import write_dataset
-from verification import commands
+from verification import commands, readout
 from verification.accumulate import Accumulator
 from verification.event_curves import event_counts, event_skill, probability_bin, reliability_bins
 from verification.plan import Event, Plan, default_points
@@ -225,6 +225,33 @@ def test_extremes_are_scored_and_compared_on_common_initialisations(states: list
     assert counted["events"] == pytest.approx((weight * observed).sum(), rel=1e-12)
 
 
+def test_skill_for_events_is_over_identical_cases_of_one_climatology_and_unit(states: list[xr.Dataset]) -> None:
+    ours, theirs = states[0], states[2]
+    whole = event_skill(ours, theirs, n_boot=5).sel(event=WARM.label, **DAY_3)
+    marks = theirs["dropped_marks"].copy(deep=True)
+    marks[{"time": 4}] += 1.0  # as many points with as much weight were left out, but others
+    other = event_skill(ours, theirs.assign(dropped_marks=marks), n_boot=5).sel(event=WARM.label, **DAY_3)
+    assert (int(whole["n"]), int(other["n"])) == (9, 8)
+    without = event_skill(ours, theirs.isel(time=[0, 1, 2, 3, 5, 6, 7, 8]), n_boot=5).sel(event=WARM.label, **DAY_3)
+    assert float(other["twcrps_skill"]) == pytest.approx(float(without["twcrps_skill"]), rel=1e-12)
+    named = ["> q0.9", COLD.label]
+    pair = [each.assign_coords(event=np.array(named, dtype=object)) for each in (ours, theirs)]
+    apart = event_skill(pair[0].assign_attrs(climatology="2001/2005"), pair[1].assign_attrs(climatology="1991/2020"), n_boot=5)
+    assert apart["n"].sel(event="> q0.9", **DAY_3) == 0
+    assert np.isnan(apart["brier_skill"].sel(event="> q0.9")).all()
+    assert apart["n"].sel(event=COLD.label, **DAY_3) == 9
+    alike = event_skill(*(each.assign_attrs(climatology="2001/2005") for each in pair), n_boot=5)
+    assert alike["n"].sel(event="> q0.9", **DAY_3) == 9
+    section = events.section(
+        [pair[0].assign_attrs(climatology="2001/2005"), pair[1].assign_attrs(climatology="1991/2020")], n_boot=5
+    )
+    assert section is not None
+    assert "but not of quantiles for eight: of another climatology" in section["note"]
+    units = json.dumps({"geopotential_500": "m2 s-2", "2m_temperature": "degC"})
+    with pytest.raises(InputError, match="eight and one have different units .2m_temperature: K and degC"):
+        event_skill(ours, theirs.assign_attrs(units=units), n_boot=5)
+
+
 def test_spectra_are_fourier_sums_of_members_mean_and_truth(states: list[xr.Dataset]) -> None:
     section = spectra.section(states)
     assert section is not None
@@ -252,6 +279,23 @@ def test_spectra_are_fourier_sums_of_members_mean_and_truth(states: list[xr.Data
     assert set(chosen["units"]) == {"K²"}
     for name, values in (("forecast_power", of_members), ("truth_power", of_truth), ("mean_power", of_mean)):
         np.testing.assert_allclose(chosen[chosen["score"] == name].sort_values("at")["value"], values, rtol=1e-6)
+
+
+def test_ratios_of_a_spectrum_are_to_the_truth_of_each_models_own_initialisations() -> None:
+    both = [state_of("all", 8, 0.4), state_of("some", 8, 0.4, inits=3)]
+    section = spectra.section(both)
+    assert section is not None
+    t2m = next(channel for channel in section["channels"] if channel["label"] == "t2m")
+    svg = t2m["groups"][0]["figures"][-1]["svg"]
+    drawn_ratios = [
+        drawn_points(part, "d-l1", Axis(0, np.log(8), 37, 244), Axis(0, 2, 266, 190))[1]
+        for part in re.findall(r'<path class="d-l1"[^>]*>', svg)
+    ]
+    own = readout.spectra(both[1]).sel(channel="2m_temperature", belt="20N-90N").isel(drawn_lead=-1)["ratio"][1:]
+    assert any(np.allclose(found, np.clip(own, 0, 2), atol=0.002) for found in drawn_ratios)
+    first = readout.spectra(both[0]).sel(channel="2m_temperature", belt="20N-90N").isel(drawn_lead=-1)["truth_power"][1:]
+    power = readout.spectra(both[1]).sel(channel="2m_temperature", belt="20N-90N").isel(drawn_lead=-1)["forecast_power"][1:]
+    assert not any(np.allclose(found, np.clip(power / first, 0, 2), atol=0.002) for found in drawn_ratios)
 
 
 def test_flatness_of_ranks_is_counted(states: list[xr.Dataset]) -> None:
@@ -451,6 +495,9 @@ def test_the_command_passes_on_what_the_case_shall_show(tmp_path: Path, monkeypa
     app = typer.Typer()
     commands.register(app)
     arguments = ["report", "eight.scores.zarr", "--event", WARM.label, "--point", "Oslo=59.9,10.8"]
+    stray = ["report", "eight.scores.zarr", "--truth", "a.zarr", "--init", "2006-01-11", "--climatology", "c.zarr"]
+    ignored = CliRunner().invoke(app, stray)
+    assert "--truth, --init, --climatology: only for the maps and plumes of a case" in str(ignored.exception)
     refused = CliRunner().invoke(app, arguments)
     assert "give its forecast store (--forecast)" in str(refused.exception)
     done = CliRunner().invoke(app, [*arguments, "--forecast", str(tmp_path / "eight.zarr")])

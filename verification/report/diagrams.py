@@ -15,6 +15,8 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
 
+from verification.report.figures import marker_of
+
 WIDTH = 250  # of the drawing; the page scales it
 LEFT, RIGHT, TOP = 37, 6, 17  # of the frame
 RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # marks of the axis of cost over loss
@@ -98,10 +100,20 @@ def value(curves: Sequence[Curve], base: float, *, title: str, alt: str) -> Mark
     return _svg(parts, 238, alt)
 
 
-def spectrum(truth: Curve, members: Sequence[Curve], means: Sequence[Curve], *, units: str, title: str, alt: str) -> Markup:
-    """Power by wavenumber of the truth (ink), of members (lines) and of ensemble means (thin), and below it the ratio.
+def spectrum(
+    truth: Curve,
+    members: Sequence[Curve],
+    means: Sequence[Curve],
+    ratios: Sequence[Curve],
+    mean_ratios: Sequence[Curve],
+    *,
+    units: str,
+    title: str,
+    alt: str,
+) -> Markup:
+    """Power by wavenumber of the truth (ink), of members (lines) and of ensemble means (thin), and below it the ratios.
 
-    Log axes but that of the ratio to the truth, which ends at 0 and 2.
+    ratios, mean_ratios: to the truth of each model's own cases. Log axes but that of the ratios, which ends at 0 and 2.
     """
     powers = np.concatenate([curve.y for curve in (truth, *members)])
     powers = powers[np.isfinite(powers) & (powers > 0)]
@@ -119,10 +131,9 @@ def spectrum(truth: Curve, members: Sequence[Curve], means: Sequence[Curve], *, 
         _path("d-ink", [(truth.x[0], truth.x[-1])], [(1, 1)], x, ratio),
         _path("d-truth", [truth.x], [truth.y], x, y),
     ]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for curves, thin in ((members, False), (means, True)):
-            parts += [_line(curve, x, y, marks=False, thin=thin) for curve in curves]
-            parts += [_line(curve._replace(y=curve.y / truth.y), x, ratio, marks=False, thin=thin) for curve in curves]
+    for powers_of, ratios_of, thin in ((members, ratios, False), (means, mean_ratios, True)):
+        parts += [_line(curve, x, y, marks=False, thin=thin) for curve in powers_of]
+        parts += [_line(curve, x, ratio, marks=False, thin=thin) for curve in ratios_of]
     return _svg(parts, 295, alt)
 
 
@@ -132,7 +143,7 @@ def by_lead(curves: Sequence[Curve], *, title: str, units: str, alt: str, zero: 
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     ends = (max(low, -1.0), max(high, 0.1)) if zero else (min(low, 0.0), high or 1.0)
     marks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(*ends)
-    longest = max(float(curve.x.max()) for curve in curves)
+    longest = max(float(curve.x.max()) for curve in curves) or 1.0
     days = np.asarray(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]).tick_values(0, longest))
     x = Axis(0, longest, LEFT, WIDTH - RIGHT - 3)
     y = Axis(float(marks[0]), float(marks[-1]), 210, TOP)
@@ -161,7 +172,7 @@ def plume(days: np.ndarray, members: np.ndarray, truth: np.ndarray, *, title: st
         _frame(x, y, steps[steps <= longest], marks, title=title, x_label="lead (days)"),
         _band(Curve(model, days, levels[2], levels[0], levels[4]), x, y),
         _band(Curve(model, days, levels[2], levels[1], levels[3]), x, y),
-        _path(f"d-l{model % 8} d-member", [days] * single.shape[1], list(single.T), x, y),
+        _path(f"d-l{model} d-member", [days] * single.shape[1], list(single.T), x, y),
         _line(Curve(model, days, levels[2]), x, y, marks=False),
         _path("d-truth d-observed", [days], [truth], x, y),
     ]
@@ -209,14 +220,12 @@ def _line(curve: Curve, x: Axis, y: Axis, *, marks: bool = True, thin: bool = Fa
     across, up = x(curve.x), y(curve.y)
     kept = np.isfinite(across) & np.isfinite(up)
     steps = [f"{'L' if i and kept[i - 1] else 'M'}{across[i]:g} {up[i]:g}" for i in np.flatnonzero(kept)]
-    drawn = f'<path class="d-l{curve.model % 8}{" d-thin" if thin else ""}" d="{"".join(steps)}"/>'
+    drawn = f'<path class="d-l{curve.model}{" d-thin" if thin else ""}" d="{"".join(steps)}"/>'
     if not marks:
         return drawn
-    shape = MARKERS[curve.model % 8]
-    return (
-        drawn
-        + f'<path class="d-f{curve.model % 8}" d="{"".join(f"M{across[i]:g} {up[i]:g}{shape}" for i in np.flatnonzero(kept))}"/>'
-    )
+    shape = MARKERS[marker_of(curve.model)]
+    places = [f"M{across[i]:g} {up[i]:g}{shape}" for i in np.flatnonzero(kept)]
+    return drawn + f'<path class="d-f{curve.model}" d="{"".join(places)}"/>'
 
 
 def _bars(curve: Curve, x: Axis, y: Axis) -> str:
@@ -224,7 +233,7 @@ def _bars(curve: Curve, x: Axis, y: Axis) -> str:
         return ""
     across, low, high = x(curve.x), y(curve.low), y(curve.high)
     steps = [f"M{across[i]:g} {low[i]:g}V{high[i]:g}" for i in np.flatnonzero(np.isfinite(low) & np.isfinite(high))]
-    return f'<path class="d-b{curve.model % 8}" d="{"".join(steps)}"/>'
+    return f'<path class="d-b{curve.model}" d="{"".join(steps)}"/>'
 
 
 def _band(curve: Curve, x: Axis, y: Axis) -> str:
@@ -233,7 +242,7 @@ def _band(curve: Curve, x: Axis, y: Axis) -> str:
     kept = np.flatnonzero(np.isfinite(curve.low) & np.isfinite(curve.high))
     across, low, high = x(curve.x), y(curve.low), y(curve.high)
     steps = [f"{across[i]:g} {low[i]:g}" for i in kept] + [f"{across[i]:g} {high[i]:g}" for i in kept[::-1]]
-    return f'<path class="d-f{curve.model % 8} d-band" d="M{"L".join(steps)}z"/>' if steps else ""
+    return f'<path class="d-f{curve.model} d-band" d="M{"L".join(steps)}z"/>' if steps else ""
 
 
 def _path(

@@ -10,12 +10,11 @@ import pandas as pd
 import xarray as xr
 
 from verification import readout
-from verification.event_curves import event_counts, event_skill
+from verification.event_curves import event_counts, event_intervals, event_skill
 from verification.report import details, diagrams
-from verification.report.choice import channels_shown, event_name, events_shown, hours_of
+from verification.report.choice import channels_shown, event_name, events_shown, holders, hours_of
 from verification.report.diagrams import Curve
 from verification.report.tables import Table, card_leads, interval, lead_name, number
-from verification.significance import event_intervals
 from verification.styles import style_of
 
 FEWEST_EVENTS, FEWEST_INITS = 100, 10  # below which the scores of an event say little
@@ -48,10 +47,9 @@ def section(
 
     reference: the model that skill is against; default the first climatology among the others, else the last of them.
     """
-    known = {index: state for index, state in enumerate(states) if "event_table" in state}
+    known, names = holders(states, "event_table")
     if not known:
         return None
-    names = {index: str(state.attrs["model"]) for index, state in known.items()}
     against = _reference(names, reference)
     beside = None if against is None else known[against]
     scored = {index: _scores(state, None if index == against else beside, n_boot, seed, level) for index, state in known.items()}
@@ -62,6 +60,8 @@ def section(
     if not channels:
         return None
     told = f", and its skill against {who} on the initialisations of both" if who else ""
+    apart = [names[i] for i, one in known.items() if beside is not None and not readout.same_climatology(one, beside)]
+    told += f" (but not of quantiles for {', '.join(apart)}: of another climatology)" if apart else ""
     note = NOTE.format(against=told, percent=f"{100 * level:g}", events=FEWEST_EVENTS, inits=FEWEST_INITS)
     return {
         "id": "events",
@@ -160,7 +160,8 @@ def _table(label: str, scored: Mapping[int, xr.Dataset], names: Mapping[int, str
                 ):
                     continue
                 one = scores.sel(at)
-                rows.append([f"{event}, {lead_name(told)}", names[index], *_cells(one, columns, style.factor), _count(one)])
+                when = f"{event_name(event, label)}, {lead_name(told)}"
+                rows.append([when, names[index], *_cells(one, columns, style.factor), _count(one)])
     heads = [
         text + (f" ({style.difference_units})" if name == "twcrps" else f" vs {reference}" if name == "twcrps_skill" else "")
         for name, text in columns
@@ -187,7 +188,7 @@ def _count(one: xr.Dataset) -> str:
 
 def _numbers(scores: xr.Dataset, model: str, reference: str) -> pd.DataFrame:
     options: dict[str, Any] = {"section": "events", "model": model, "n": scores["n"]}
-    plain = ["base_rate", "brier", "brier_ecdf", "brier_skill", "auc", "sedi", "events"]
+    plain = ["base_rate", "brier", "brier_ecdf", "brier_skill", "auc", "sedi", "events", "initialisations"]
     return pd.concat(
         [
             details.rows(scores, plain, **options),

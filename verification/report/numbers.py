@@ -38,10 +38,11 @@ def collect(states: Sequence[xr.Dataset], pairs: Sequence[tuple[int, int]], *, n
     """Scores of every state by channel, region, season and lead, skill and differences of pairs over the whole year.
 
     Columns `COLUMNS`: scores `SCORES`, and of each pair (model, reference), by position among the states, crpss and
-    <score>_difference for crps, rmse and, where all have anomalies, acc. value and the limits of its 95 % interval, low and high,
-    are in display units (NaN where there is none: the spread is printed without); n initialisations. Of differences also the
-    score of the reference on the same cases, the difference in per cent of it (of acc: that of 1 - acc), the p-value, the
-    effective size, and whether the difference is significant with the rate of false discoveries controlled over the pair.
+    <score>_difference for crps, rmse and, where both have anomalies from one climatology, acc. value and the limits of its 95 %
+    interval, low and high, are in display units (NaN where there is none: the spread is printed without); n initialisations. Of
+    differences also the score of the reference on the same cases, the difference in per cent of it (of acc: that of 1 - acc),
+    the p-value, the effective size, and whether the difference is significant with the rate of false discoveries controlled
+    over the pair.
     """
     small = [condensed(state) for state in states]
     regions = reported_regions(states)
@@ -115,7 +116,7 @@ def _differences(
     state: xr.Dataset, reference: xr.Dataset, regions: Sequence[str], *, n_boot: int, seed: int
 ) -> list[pd.DataFrame]:
     """The paired tests of two states: one control of false discoveries over all scores, regions, channels and leads."""
-    anomalies = all(ANOMALIES[0] in each for each in (state, reference))
+    anomalies = all(ANOMALIES[0] in each for each in (state, reference)) and readout.same_climatology(state, reference)
     scores: list[significance.Score] = ["crps", "rmse", "acc"] if anomalies else ["crps", "rmse"]
     found = significance.scorecard(state, reference, regions=regions, scores=scores, n_boot=n_boot, seed=seed)
     names = {"model": model_of(state), "reference": model_of(reference), "season": WHOLE_YEAR}

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from data_pipeline.disk import write_bytes
 from data_pipeline.errors import InputError
+from data_pipeline.grid import Grid
 from verification.certify import certify, check_policy, require
 from verification.report import case as of_case
 from verification.report import (
@@ -69,11 +70,12 @@ def write_report(
 
     The numbers of the diagrams go to .details.csv and .details.json, those of the tables of maps to .maps.csv. The scores are
     certified first (`verification.certify`). Raises GateError if that fails, InputError if a state is not a score state or does
-    not state its policy, if two states bear the same model name, if they are too many to be told apart, or if none is the
-    reference.
+    not state its policy, if two states bear the same model name, if they are too many to be told apart, if two are on
+    different grids, or if none is the reference.
     """
     names = _names(states)
     states = [state.assign_attrs(model=name) for state, name in zip(states, names, strict=True)]
+    _check_grids(states)
     pairs = pairs_of(names, reference)
     certificate, draws = certify(), min(n_boot, DRAWS)
     require(certificate)
@@ -163,6 +165,18 @@ def _names(states: Sequence[xr.Dataset]) -> list[str]:
     if twice:
         raise InputError(f"report: two states are named {', '.join(twice)}; give each forecast store its own attribute `model`")
     return names
+
+
+def _check_grids(states: Sequence[xr.Dataset]) -> None:
+    """Raise InputError, naming them, unless all grids are alike; condensed states keep none."""
+    grids = [(state.attrs["model"], Grid.of(state)) for state in states if "latitude" in state.coords]
+    unlike = [f"{name} on {grid}" for name, grid in grids if not grid.matches(grids[0][1])]
+    if unlike:
+        name, grid = grids[0]
+        raise InputError(
+            f"report: {name} is on {grid}, {', '.join(unlike)}; models are compared on one grid: verify them on it "
+            "(--regrid), or write a report of each"
+        )
 
 
 def _environment() -> jinja2.Environment:

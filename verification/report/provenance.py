@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from verification.certify import Certificate
-from verification.readout import ONE_MEMBER, POLICY
+from verification.readout import ONE_MEMBER, POLICY, same_climatology
 from verification.report.choice import hours_of
 from verification.report.tables import Table, lead_name, stamp_name
 from verification.significance import TOO_FEW
@@ -20,6 +20,7 @@ MODEL_KEYS = (
     "members",
     "boundary",
     "seed",
+    "climatology",
     "initial_state",
     "checkpoint_sha256",
     "training_period",
@@ -109,11 +110,12 @@ def facts(
     counts = [state.sizes["time"] for state in states]
     head = [
         ("Models" if len(states) > 1 else "Model", ", ".join(map(_counted, states))),
-        ("Verified against", truths + (f", {attrs['truth_period']}" if attrs.get("truth_period") else "")),
+        ("Verified against", truths + (f", {attrs['truth_period']}" if attrs.get("truth_period") else "") + _apart(states)),
         ("Initialisations", _of_each(states, lambda state: f"n = {state.sizes['time']}, {_period(state)}", names)),
         ("Leads", _of_each(states, lambda state: f"{state.sizes['prediction_timedelta']}, {_span(state)}", names)),
         ("Fields", f"{model.sizes['channel']} on {_grid(model)}"),
         ("Compared", compared),
+        ("Climatology", _of_each(states, _climatology, names) + _unlike(states)),
         ("Boundary", _of_each(states, lambda state: str(state.attrs.get("boundary", "none")), names)),
         ("Estimator", _estimator(states)),
         ("Policy", POLICY),
@@ -121,7 +123,11 @@ def facts(
         ("Left out", _of_each(states, _dropped, names) + " for missing values"),
         ("Intervals", f"95 %, {_resamples(n_boot, draws)}, seed {seed}" + _too_few(min(counts))),
     ]
-    head = [(label, text) for label, text in head if (label, text) not in (("Boundary", "none"), ("Compared", "none"))]
+    head = [
+        (label, text)
+        for label, text in head
+        if (label, text) not in (("Boundary", "none"), ("Compared", "none"), ("Climatology", "none"))
+    ]
     return Facts(summary, head, _rest(attrs))
 
 
@@ -129,6 +135,22 @@ def _of_each(states: Sequence[xr.Dataset], tell: Callable[[xr.Dataset], str], na
     """What is told of every state, once if it is the same for all."""
     told = [tell(state) for state in states]
     return told[0] if len(set(told)) == 1 else "; ".join(f"{name}: {text}" for name, text in zip(names, told, strict=True))
+
+
+def _climatology(state: xr.Dataset) -> str:
+    return str(state.attrs.get("climatology") or "none")
+
+
+def _apart(states: Sequence[xr.Dataset]) -> str:
+    told = "; differences between models are also those between their truths"
+    return told if len({str(state.attrs.get("truth", "")) for state in states}) > 1 else ""
+
+
+def _unlike(states: Sequence[xr.Dataset]) -> str:
+    """What is not compared between models that were scored beside unlike climatologies."""
+    if all(same_climatology(state, states[0]) for state in states):
+        return ""
+    return "; anomaly correlations and events of quantiles are compared only where it is the same"
 
 
 def _name(state: xr.Dataset) -> str:

@@ -10,15 +10,16 @@ import xarray as xr
 
 from verification import readout
 from verification.report import details, diagrams
-from verification.report.choice import FEW_DAYS, channels_shown, hours_of, leads_shown
+from verification.report.choice import FEW_DAYS, channels_shown, holders, hours_of, leads_shown
 from verification.report.diagrams import Curve
 from verification.report.tables import Table, lead_name
 from verification.styles import style_of
 
 BELTS = {"20N-90N": "northern extratropics", "20S-20N": "tropics", "90S-20S": "southern extratropics"}
 NOTE = (
-    "Mean power by zonal wavenumber (waves round the circle of latitude) of the truth (black), of the members (lines: the "
-    "mean of the powers of single members) and of the ensemble mean (dotted), and below it over that of the truth. Members "
+    "Mean power by zonal wavenumber (waves round the circle of latitude) of the truth (black; that of the first model's "
+    "initialisations), of the members (lines: the mean of the powers of single members) and of the ensemble mean (dotted), and "
+    "below it over that of the truth at each model's own initialisations. Members "
     "should lie at 1: below it a forecast is too smooth, above it too rough; the mean loses what the members do not agree "
     "on, as it should. Northern and southern extratropics are poleward of 20°."
 )
@@ -29,14 +30,11 @@ TOLD = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200)  # wavenumbers of the table
 
 def section(states: Sequence[xr.Dataset]) -> dict[str, Any] | None:
     """Spectra of all models by channel, belt and lead; None where no state keeps any (a regional grid)."""
-    known = {index: state for index, state in enumerate(states) if "forecast_power" in state}
-    if not known:
-        return None
+    known, names = holders(states, "forecast_power")
     leads = leads_shown(list(known.values()), FEW_DAYS, "drawn_lead")
     if not leads.size:
         return None
     read = {index: _read(state) for index, state in known.items()}
-    names = {index: str(state.attrs["model"]) for index, state in known.items()}
     channels = [_channel(label, leads, read, names) for label in channels_shown(next(iter(known.values())))]
     numbers = [_numbers(read[index].sel(drawn_lead=leads), names[index]) for index in known]
     return {"id": "spectra", "title": "Spectra", "note": NOTE, "channels": channels, "numbers": numbers}
@@ -63,14 +61,18 @@ def _channel(label: str, leads: np.ndarray, read: Mapping[int, xr.Dataset], name
             when = lead_name(hours_of(lead))
 
             def curve(index: int, name: str, own: Mapping[int, xr.Dataset] = own) -> Curve:
-                power = own[index][name][1:] * style.factor**2
+                power = own[index][name][1:] * (1.0 if name.endswith("ratio") else style.factor**2)
                 return Curve(index, power["wavenumber"].values, power.values)
 
             truth = curve(next(iter(own)), "truth_power")
-            means = [curve(index, "mean_power") for index, one in own.items() if "mean_power" in one]
+            averaged = [index for index, one in own.items() if "mean_power" in one]
+            lines_of = [
+                [curve(index, name) for index in which]
+                for name, which in (("forecast_power", own), ("mean_power", averaged), ("ratio", own), ("mean_ratio", averaged))
+            ]
             who = ", ".join(names[index] for index in own)
             alt = f"Spectra of {style.long_name}, {BELTS[belt]}, {when}, of {who} and the truth"
-            picture = diagrams.spectrum(truth, [curve(i, "forecast_power") for i in own], means, units=units, title=when, alt=alt)
+            picture = diagrams.spectrum(truth, *lines_of, units=units, title=when, alt=alt)
             drawn.append({"svg": picture, "caption": []})
             lines += [row for index, one in own.items() for row in _lines(one, f"{when}, {names[index]}")]
         if drawn:
