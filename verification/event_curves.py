@@ -34,7 +34,14 @@ def probability_bin(members: int, bins: int = PROBABILITIES) -> np.ndarray:
 
 
 def reliability_bins(
-    state: xr.Dataset, *, leads: Leads, region: str | None = None, n_boot: int = 300, seed: int = 0, level: float = 0.95
+    state: xr.Dataset,
+    *,
+    leads: Leads,
+    bins: int = PROBABILITIES,
+    region: str | None = None,
+    n_boot: int = 300,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> xr.Dataset:
     """A reliability diagram of few bins: Dataset (channel, prediction_timedelta, event, bin).
 
@@ -44,7 +51,7 @@ def reliability_bins(
     """
     sums = event_sums(state.sel(prediction_timedelta=leads), region)
     members = int(state.attrs["members"])
-    inside = probability_bin(members)[:, None] == np.arange(PROBABILITIES)
+    inside = probability_bin(members, bins)[:, None] == np.arange(bins)
     binned = xr.dot(
         sums["event_table"], xr.DataArray(inside * 1.0, dims=("members_forecasting", "bin")), dim="members_forecasting"
     )

@@ -24,11 +24,11 @@ from data_pipeline.errors import InputError
 from data_pipeline.schema import Channel, select
 from verification.canvas import INK
 from verification.evaluate import evaluate
-from verification.events import BINS
+from verification.event_curves import PROBABILITIES, event_counts, reliability_bins
 from verification.headings import lead_text
 from verification.panels import MARKERS, MODELS, dress, key, panels
-from verification.readout import event_sums, regions_of, scores_table, skill
-from verification.significance import block_length, intervals, resample_counts
+from verification.readout import regions_of, scores_table, skill
+from verification.significance import intervals
 from verification.styles import Style, in_sentence, style_of
 
 NAMES = {
@@ -40,7 +40,6 @@ NAMES = {
 }
 UNITLESS, NEUTRAL = ("ssr", "crpss"), {"ssr": 1.0, "bias": 0.0, "crpss": 0.0}
 DAYS = (1, 3, 5, 7, 10)
-HOUR = np.timedelta64(1, "h")
 
 
 def plot_scores(
@@ -184,7 +183,7 @@ def plot_reliability(
     event: str,
     leads: Sequence[np.timedelta64] | None = None,
     *,
-    bins: int = 9,
+    bins: int = PROBABILITIES,
     region: str | None = None,
     title: str | None = None,
     width: float = 7.0,
@@ -240,7 +239,7 @@ def reliability_intervals(
     event: str,
     lead: np.timedelta64,
     *,
-    bins: int = 9,
+    bins: int = PROBABILITIES,
     region: str | None = None,
     level: float = 0.95,
     n_boot: int = 1000,
@@ -249,42 +248,27 @@ def reliability_intervals(
     """A reliability diagram with intervals that know that neighbouring points are not independent: Dataset over `bin`.
 
     forecast_probability (mean of i / M), observed_frequency, its lower and upper limit at `level` and share (of the weight of all
-    cases). Bins are neighbouring numbers of members, M + 1 at most. The limits come from resampled initialisations (stationary
-    bootstrap, blocks as long as the lead), not from a count of grid points; they are NaN in a bin that fewer than two
-    initialisations have. attrs: base_rate, how often the event happened; n, initialisations. Raises InputError, naming those that
-    are there, for an event, channel or lead that the state does not have.
+    cases). Bins are neighbouring numbers of members, those nearest to even steps from 0 to 1 (`event_curves.reliability_bins`, as
+    in the report), M + 1 at most. The limits come from resampled initialisations (stationary bootstrap, blocks as long as the
+    lead), not from a count of grid points; they are NaN in a bin that fewer than two initialisations have. attrs: base_rate, how
+    often the event happened; n, initialisations. Raises InputError, naming those that are there, for an event, channel or lead
+    that the state does not have.
     """
     place = {"channel": channel, "prediction_timedelta": lead, "event": event}
     _check_there(state, place)
-    sums = event_sums(state.sel({dim: [value] for dim, value in place.items()}), region)
-    table = sums["event_table"].sel(place).transpose("time", *BINS)
-    members = table.sizes[BINS[0]] - 1
-    groups = np.array_split(np.arange(members + 1), min(bins, members + 1))
-    probability = np.arange(members + 1) / members
-    weights = table.values.astype(np.float64)  # (time, members_forecasting, observed)
-    merge = np.zeros((members + 1, len(groups)))
-    for index, group in enumerate(groups):
-        merge[group, index] = 1.0
-    cases = weights.sum(-1)
-    own, happened, expected = cases @ merge, weights[..., 1] @ merge, (cases * probability) @ merge
-    rng = np.random.default_rng([seed, int(lead / HOUR)])
-    counts = resample_counts(len(own), block_length(table["time"].values, lead), n_boot, rng)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        drawn = (counts @ happened) / (counts @ own)
-        several = (own > 0).sum(0) > 1
-        limits = np.full((2, len(groups)), np.nan)
-        if several.any():
-            limits[:, several] = np.nanquantile(drawn[:, several], [(1 - level) / 2, (1 + level) / 2], axis=0)
-        total = own.sum(0)
-        fields = {
-            "forecast_probability": expected.sum(0) / total,
-            "observed_frequency": happened.sum(0) / total,
-            "lower": limits[0],
-            "upper": limits[1],
-            "share": total / total.sum(),
-        }
-    attrs = {"event": event, "level": level, "n": int((cases.sum(-1) > 0).sum()), "base_rate": happened.sum() / total.sum()}
-    return xr.Dataset({name: ("bin", values) for name, values in fields.items()}, attrs=attrs)
+    own = state.sel(channel=[channel], event=[event])
+    few = min(bins, int(state.attrs["members"]) + 1)
+    found = reliability_bins(own, leads=[lead], bins=few, region=region, n_boot=n_boot, seed=seed, level=level).sel(
+        place, drop=True
+    )
+    counted = event_counts(own, region).sel(place)
+    names = {
+        "probability": "forecast_probability", "frequency": "observed_frequency", "frequency_lower": "lower",
+        "frequency_upper": "upper", "share": "share",
+    }  # fmt: skip
+    base_rate = float(counted["events"] / found["cases"].sum())
+    attrs = {"event": event, "level": level, "n": int(counted["n"]), "base_rate": base_rate}
+    return found[[*names]].rename(names).drop_vars("bin", errors="ignore").assign_attrs(attrs)
 
 
 def scores_by_size(

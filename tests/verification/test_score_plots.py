@@ -12,6 +12,7 @@ from tests.toys import as_analysis
 from tests.verification.pictures import pixels, texts
 from verification import score_plots
 from verification.evaluate import evaluate
+from verification.event_curves import reliability_bins
 from verification.readout import event_table, scores_table, skill
 from verification.significance import intervals
 
@@ -101,7 +102,7 @@ def test_rank_histograms_are_scaled_so_that_flat_is_one(states: list[xr.Dataset]
 def test_reliability_merges_neighbouring_counts_and_keeps_every_case(states: list[xr.Dataset]) -> None:
     found = score_plots.reliability_intervals(states[0], NAME, EVENT, DAY, bins=3)
     table = event_table(states[0]).sel(channel=NAME, prediction_timedelta=DAY, event=EVENT).values
-    for index, counts in enumerate(([0, 1, 2], [3, 4, 5], [6, 7, 8])):
+    for index, counts in enumerate(([0, 1], [2, 3, 4, 5], [6, 7, 8])):
         own = table[counts]
         assert found["observed_frequency"][index] == pytest.approx(own[:, 1].sum() / own.sum())
         expected = (own.sum(1) * np.array(counts) / MEMBERS).sum() / own.sum()
@@ -109,6 +110,10 @@ def test_reliability_merges_neighbouring_counts_and_keeps_every_case(states: lis
         assert found["share"][index] == pytest.approx(own.sum() / table.sum())
     assert found.attrs["base_rate"] == pytest.approx(table[:, 1].sum() / table.sum())
     assert found.attrs["n"] == 12
+    of_report = reliability_bins(states[0], leads=[DAY], bins=3, n_boot=1000).sel(
+        channel=NAME, event=EVENT, prediction_timedelta=DAY
+    )
+    np.testing.assert_allclose(found["lower"], of_report["frequency_lower"], rtol=1e-12)
     assert (found["lower"] <= found["observed_frequency"]).all()
     assert (found["upper"] >= found["observed_frequency"]).all()
 
