@@ -19,6 +19,7 @@ from nbclient import NotebookClient
 from data_pipeline.derived import make_climatology
 from data_pipeline.ingest import ingest
 from forecast.demo import make_forecast, sample_recipe
+from tests.toys import REGION, as_analysis
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 ELSEWHERE = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|mnt|opt|var|Users)/|[A-Z]:\\\\")
@@ -51,6 +52,7 @@ EXPECTED = {
         5, 3, {"demo-24-members": "demo-8-members", "n_boot=200": "n_boot=20"},
         """
 from verification.readout import skill
+assert EVENT == "> q0.95"
 report = WORK / "notebook-report.html"
 assert certificate.passed
 assert report.stat().st_size > 100_000
@@ -62,16 +64,23 @@ assert abs(sizes["crps"] / sizes["crps"][-1] - 1).max() < 0.1
 """,
     ),
     "04_extreme_event": Shown(
-        7, 3, {"24, (7, 6, 5, 4, 3, 2, 1)": "8, (7, 5, 3, 1)"},
+        7, 4, {"24, (7, 6, 5, 4, 3, 2, 1)": "8, (7, 5, 3, 1)"},
         """
 from verification import efi
 assert (str(EVENT)[:13], round(LATITUDE), round(LONGITUDE)) == ("2007-11-01T12", 59, 298)
 index = efi(members.sel(HERE), quantiles.sel(HERE)).values
+index_of_all = signal[f"{VARIABLE}_efi"].sel(HERE).values
 assert index[0] < -0.9
 assert index[-1] > -0.8
 assert float(truth.sel(HERE)) < float(quantiles.sel(HERE)[0])
 assert table["ratio of the tails"].iloc[0] < 0.5 < table["ratio of the tails"].iloc[-1]
 assert (summary["mean minus truth (hPa)"] > 0).all()
+assert (summary["members below the truth (%)"] < 50).all()
+assert 100 * (0.25 / 24) ** 0.5 < 10.5
+assert open_forecast(FORECAST).attrs["checkpoint_sha256"] == generator.sha256
+assert generator.sha256[:8] in FORECAST.name
+assert seen["prediction_timedelta"].max() == LEAD
+assert (grew["EFI"].values == index_of_all).all()
 assert float(strike.max()) > 0.5
 """,
     ),
@@ -143,7 +152,10 @@ def test_a_notebook_in_git_has_no_output_no_machine_and_defines_nothing(name: st
 def test_a_notebook_asks_a_question_runs_from_one_path_and_says_what_to_try_next(name: str) -> None:
     cells = notebook(name)["cells"]
     assert re.match(r"# .+\n\n\*[^*]+\?", cells[0]["source"])
-    assert sum(source.count('Path("../runs/') for source in code_of(notebook(name))) == 1
+    code = "\n".join(code_of(notebook(name)))
+    assert code.count('Path("../runs/') == 1
+    assert code.count("ensure_sample(") == 1
+    assert not re.search(r"\b(ingest|prepare|exists)\(", code)  # the sample never stands in for a path of one's own
     assert "**Try next:**" in cells[-1]["source"]
 
 
@@ -151,13 +163,47 @@ def test_a_notebook_asks_a_question_runs_from_one_path_and_says_what_to_try_next
 def test_a_notebook_runs_offline_without_a_warning_and_shows_what_it_promises(
     name: str, planet: Path, kernel: NotebookClient
 ) -> None:
-    expected, cells = EXPECTED[name], notebook(name)
-    for old, new in expected.smaller.items():
+    expected = EXPECTED[name]
+    pictures, tables = shown_by(kernel, notebook(name), expected.smaller, expected.claims)
+    assert len(pictures) >= expected.pictures
+    assert len(tables) >= expected.tables
+    for picture in pictures:
+        assert_has_content(picture, planet)
+
+
+def test_the_first_notebook_runs_on_a_store_of_ones_own(planet: Path, kernel: NotebookClient) -> None:
+    rng = np.random.default_rng(0)
+    fields = {"geopotential_500": (5.5e4, 800.0), "10m_v_component_of_wind": (0.0, 6.0)}
+    steps = 4 * 366 + 40  # a leap year and ten days, every six hours, of a region, without a gap
+    data = as_analysis(
+        {label: mean + size * rng.normal(size=(steps, *REGION.shape)) for label, (mean, size) in fields.items()},
+        REGION, "2004-01-01", 6,
+    )  # fmt: skip
+    (planet / "files").mkdir()
+    data.to_netcdf(planet / "files" / "own.nc")
+    recipe = {"source": {"path": str(planet / "files")}, "analysis": {"channels": list(fields), "step": "6h"}}
+    ingest(recipe, planet / "runs" / "own" / "analysis.zarr")
+    changes = {
+        "../runs/demo/": "../runs/own/",
+        'CHANNEL = Channel("2m_temperature")': 'CHANNEL = Channel("geopotential", 500)',
+        "2005-12-31T12": "2004-12-31T18",
+        '("Bergen", 60.39, 5.32)': '("Zaragoza", 41.65, -0.88)',
+    }
+    pictures, tables = shown_by(kernel, notebook("01_data"), changes, EXPECTED["01_data"].claims)
+    assert len(pictures) == 3
+    assert len(tables) >= 3
+
+
+def shown_by(
+    kernel: NotebookClient, cells: nbformat.NotebookNode, changes: dict[str, str], claims: str
+) -> tuple[list[bytes], list[Any]]:
+    """The pictures and tables of a notebook that runs with such changes, without a warning, and whose claims hold."""
+    for old, new in changes.items():
         assert sum(cell["source"].count(old) for cell in cells["cells"]) == 1, old
         for cell in cells["cells"]:
             cell["source"] = cell["source"].replace(old, new)
-    fresh, claims = (nbformat.v4.new_code_cell(source) for source in ("%reset -f", expected.claims))  # type: ignore[no-untyped-call]
-    cells["cells"] = [fresh, *cells["cells"], claims]
+    fresh, last = (nbformat.v4.new_code_cell(source) for source in ("%reset -f", claims))  # type: ignore[no-untyped-call]
+    cells["cells"] = [fresh, *cells["cells"], last]
     kernel.nb = cells
     kernel.reset_execution_trackers()
     for index, cell in enumerate(cells["cells"]):
@@ -166,11 +212,7 @@ def test_a_notebook_runs_offline_without_a_warning_and_shows_what_it_promises(
     assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
     shown = [output["data"] for output in outputs if "data" in output]
     pictures = [base64.b64decode(data["image/png"]) for data in shown if "image/png" in data]
-    tables = [data for data in shown if "<table" in data.get("text/html", "")]
-    assert len(pictures) >= expected.pictures
-    assert len(tables) >= expected.tables
-    for picture in pictures:
-        assert_has_content(picture, planet)
+    return pictures, [data for data in shown if "<table" in data.get("text/html", "")]
 
 
 def assert_has_content(picture: bytes, folder: Path) -> None:
