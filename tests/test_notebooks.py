@@ -209,7 +209,8 @@ def shown_by(
     for index, cell in enumerate(cells["cells"]):
         kernel.execute_cell(cell, index)
     outputs = [output for cell in cells["cells"] for output in cell.get("outputs", [])]
-    assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
+    said = [output["text"] for output in outputs if output.get("name") == "stderr"]
+    assert [text for text in said if not text.startswith("compiling the score kernels")] == []  # once in a new installation
     shown = [output["data"] for output in outputs if "data" in output]
     pictures = [base64.b64decode(data["image/png"]) for data in shown if "image/png" in data]
     return pictures, [data for data in shown if "<table" in data.get("text/html", "")]
