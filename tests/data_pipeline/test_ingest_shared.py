@@ -168,6 +168,7 @@ def test_an_extended_store_is_the_one_made_at_once_and_shares_the_old_chunks(
     assert (out / "manifest.json").stat().st_mtime_ns == mtime
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("parts_made", [0, 2, 4])
 def test_an_extension_that_was_stopped_leaves_the_old_store_whole_and_continues(
     recipe: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts_made: int
@@ -192,6 +193,7 @@ def test_an_extension_that_was_stopped_leaves_the_old_store_whole_and_continues(
     assert contents(out) == contents(whole)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("left", ["all", "markers", "plan"])
 def test_an_extension_killed_while_it_tidied_up_is_finished_and_can_be_extended_again(
     recipe: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str

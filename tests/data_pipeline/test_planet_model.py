@@ -57,6 +57,7 @@ def test_constants_are_those_of_the_model() -> None:
     assert float(constants.p0) == 1e5
 
 
+@pytest.mark.campaign
 def test_coarser_coefficients_and_odd_intervals_are_refused(atmosphere: Atmosphere) -> None:
     state = atmosphere.at_rest(START, seed=0)
     with pytest.raises(InputError, match="vorticity of 2001-01-01.*T21 needs"):

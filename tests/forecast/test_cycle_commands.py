@@ -105,6 +105,7 @@ def test_wrong_words_are_refused(recipe: Path, words: tuple[str, ...], message: 
         run("run", recipe, *words)
 
 
+@pytest.mark.campaign
 def test_sigterm_ends_serve_with_130_and_releases_everything(recipe: Path) -> None:
     root = recipe.parent / "served"
     code = "import plumecast; plumecast.main()"

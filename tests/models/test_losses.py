@@ -307,6 +307,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.campaign
 def test_members_over_two_processes_have_the_loss_and_the_gradient_of_one_process(tmp_path: Path) -> None:
     """Gradients are averaged over processes afterwards, so each holds twice its own part: no pair loses half of its slope."""
     members, truth, weight = fields(members=4)
