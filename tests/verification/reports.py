@@ -16,7 +16,7 @@ import xarray as xr
 from data_pipeline.grid import Grid
 from verification.accumulate import Accumulator
 from verification.onepass import ANOMALIES
-from verification.plan import Plan
+from verification.plan import Event, Plan
 
 CHANNELS = {"geopotential_500": ("m2 s-2", 5e4, 800.0), "2m_temperature": ("K", 285.0, 3.0)}
 
@@ -54,6 +54,7 @@ def state(
     leads: int = 3,
     error: float = 1.0,
     masked: bool = True,
+    events: tuple[Event, ...] = (),
     **attrs: object,
 ) -> xr.Dataset:
     """The score state of such a world. masked: every other column is land; without, there are fewer regions to read."""
@@ -65,7 +66,7 @@ def state(
     units = {name: unit for name, (unit, _, _) in CHANNELS.items()}
     times, steps = truth["time"].values, truth["prediction_timedelta"].values
     land = np.tile(np.arange(grid.shape[1]) % 2, (grid.shape[0], 1)) if masked else None
-    accumulator = Accumulator(Plan(tuple(CHANNELS), units, times, steps, members, grid, given, land=land))
+    accumulator = Accumulator(Plan(tuple(CHANNELS), units, times, steps, members, grid, given, land=land, events=events))
     for time in times:
         for lead in steps:
             at = {"time": time, "prediction_timedelta": lead}
@@ -74,11 +75,11 @@ def state(
     return accumulator.state()
 
 
-def three(grid: Grid, leads: int = 3, **attrs: object) -> list[xr.Dataset]:
+def three(grid: Grid, leads: int = 3, events: tuple[Event, ...] = ()) -> list[xr.Dataset]:
     return [
-        state(grid, model="crps", leads=leads, error=0.6, **attrs),
-        state(grid, model="persistence", leads=leads, members=1, error=1.5),
-        state(grid, model="climatology (8 members)", leads=leads, members=8),
+        state(grid, model="crps", leads=leads, error=0.6, events=events),
+        state(grid, model="persistence", leads=leads, members=1, error=1.5, events=events),
+        state(grid, model="climatology (8 members)", leads=leads, members=8, events=events),
     ]
 
 

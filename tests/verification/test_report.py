@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 from data_pipeline.errors import InputError
 from tests.verification.reports import EUROPE, PLANET, Page, case_and_truth, state, unpacked, with_anomalies
 from verification.certify import certify
-from verification.report import figures, numbers, page, provenance, scorecard, write_report
+from verification.report import details, figures, numbers, page, provenance, scorecard, write_report
 from verification.report.tables import Table
 from verification.state import condensed
 
@@ -56,12 +59,37 @@ def test_every_picture_says_what_it_shows_and_every_reference_has_its_target(
     assert set(wanted) <= set(ids)
 
 
+def test_the_page_holds_all_sections_and_every_number_lies_beside_it(planet_report: tuple[Path, list[xr.Dataset]]) -> None:
+    out = planet_report[0]
+    text = unpacked(out.read_text("utf-8"))
+    wanted = [
+        "scorecard",
+        "leads",
+        "ranks",
+        "reliability",
+        "decisions",
+        "events",
+        "spectra",
+        "maps",
+        "case",
+        "notes",
+        "provenance",
+    ]
+    assert re.findall(r'<section id="(\w+)"', text) == wanted
+    labels = re.findall(r'aria-label="([^"]*)"', text)
+    assert len(labels) == len(set(labels))
+    table = pd.read_csv(out.with_suffix(".details.csv"), keep_default_na=False, na_values={"low": "", "high": "", "at": ""})
+    stored = json.loads(out.with_suffix(".details.json").read_text("utf-8"))
+    assert list(stored) == list(details.COLUMNS) == table.columns.tolist()
+    np.testing.assert_array_equal(table["value"], np.array(stored["value"], dtype=float))
+    keys = [name for name in details.COLUMNS if name not in ("value", "low", "high", "n", "units")]
+    assert not table.duplicated(keys).any()
+    assert set(table["section"]) == {"ranks", "reliability", "decisions", "events", "spectra"}
+
+
 @pytest.mark.usefixtures("offline")
 def test_a_regional_report_without_a_case_is_built_offline_and_its_bytes_are_equal_again(tmp_path: Path) -> None:
-    states = [
-        state(EUROPE, model="crps", leads=1, error=0.6, masked=False, boundary="perfect boundary (truth)"),
-        state(EUROPE, model="climatology", leads=1, members=8, masked=False),
-    ]
+    states = [state(EUROPE, model="crps", leads=1, masked=False, boundary="perfect boundary (truth)")]
     first, second = (write_report(states, tmp_path / name / "report.html", n_boot=10) for name in ("a", "b"))
     text = first.read_text(encoding="utf-8")
     assert "perfect boundary (truth)" in text
@@ -195,7 +223,8 @@ def test_models_on_two_grids_are_not_put_side_by_side(tmp_path: Path) -> None:
 
 
 def test_what_unlike_climatologies_give_is_not_compared_and_the_page_says_so() -> None:
-    ours, theirs = (with_anomalies(state(EUROPE, model=name, members=3, inits=3, leads=1), 0.5, 1) for name in ("a", "b"))
+    small = {"members": 3, "inits": 3, "leads": 1, "masked": False}
+    ours, theirs = (with_anomalies(state(EUROPE, model=name, **small), 0.5, 1) for name in ("a", "b"))
     found = {}
     for period in ("2001/2005", "1991/2020"):
         pair = [ours.assign_attrs(climatology="2001/2005"), theirs.assign_attrs(climatology=period, truth=f"truth of {period}")]

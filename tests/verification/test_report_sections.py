@@ -5,72 +5,35 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 import xarray as xr
-from typer.testing import CliRunner
 
 from data_pipeline.errors import InputError
-from data_pipeline.grid import Grid
-from data_pipeline.store import write_dataset
-from verification import commands, readout
-from verification.accumulate import Accumulator
+from tests.verification.ensemble_states import COLD, EUROPE, GLOBE, LEADS, WARM, W, state_of, three_ensembles, world
+from verification import readout
 from verification.event_curves import event_counts, event_skill, probability_bin, reliability_bins
-from verification.plan import Event, Plan, default_points
-from verification.report import case, choice, decisions, details, diagrams, events, ranks, reliability, spectra, write_report
+from verification.report import case, choice, decisions, diagrams, events, ranks, reliability, spectra
 from verification.report.diagrams import Axis, Curve
-from verification.report.fields import Picture
-from verification.report.tables import Table, number
+from verification.report.tables import number
 from verification.significance import draws_of_lead
 
-GLOBE = Grid.named("16x8")
-EUROPE = Grid(np.arange(36.0, 60.0, 3.0), np.arange(-12.0, 15.0, 3.0))
-UNITS = {"geopotential_500": "m2 s-2", "2m_temperature": "K"}
-WARM = Event(">", 286.0, channel="2m_temperature")
-COLD = Event("<=", 282.5, channel="2m_temperature")
-LEADS = pd.to_timedelta([24, 72, 120], unit="h").to_numpy().astype("timedelta64[ns]")
-TIMES = pd.date_range("2006-01-01", periods=9, freq="5D").to_numpy().astype("datetime64[ns]")
-W = GLOBE.area_weights
 DAY_3 = {"channel": "2m_temperature", "prediction_timedelta": LEADS[1]}
-
-
-def world(members: int, error: float, grid: Grid = GLOBE) -> tuple[np.ndarray, np.ndarray]:
-    """Members (time, lead, member, channel, latitude, longitude) and truth without `member`, float32; not quite calibrated."""
-    shape = (TIMES.size, LEADS.size, 2, *grid.shape)
-    shared = np.random.default_rng(5)
-    mean, size = np.array([5e4, 285.0])[:, None, None], np.array([800.0, 3.0])[:, None, None]
-    centre = mean + size * shared.normal(size=shape)
-    truth = centre + 0.5 * size * shared.normal(size=shape)
-    noise = np.random.default_rng(members).normal(size=(members, *shape))
-    drawn = np.moveaxis(centre + 0.2 * size + error * size * noise, 0, 2)
-    return drawn.astype(np.float32), truth.astype(np.float32)
-
-
-def state_of(model: str, members: int, error: float, *, grid: Grid = GLOBE, inits: int = 9, **plan: Any) -> xr.Dataset:
-    drawn, truth = world(members, error, grid)
-    attrs = {"model": model, "truth": "a toy world"}
-    accumulator = Accumulator(Plan(tuple(UNITS), UNITS, TIMES[:inits], LEADS, members, grid, attrs, **plan))
-    for t, time in enumerate(TIMES[:inits]):
-        for k, lead in enumerate(LEADS):
-            accumulator.add(time, lead, drawn[t, k], truth[t, k])
-    return accumulator.state()
 
 
 @pytest.fixture(scope="module")
 def states() -> list[xr.Dataset]:
-    """Ensembles of 8 and 5 members, of which the second lacks two initialisations, and a single forecast."""
-    both: dict[str, Any] = {"events": (WARM, COLD)}
-    kept: dict[str, Any] = {"cases": (TIMES[2],), "points": {"Oslo": (60.0, 11.0), "here": (-10.0, 200.0)}}
-    return [
-        state_of("eight", 8, 0.4, **both, **kept),
-        state_of("climatology of five", 5, 0.9, inits=7, **both),
-        state_of("one", 1, 0.7, **both),
-    ]
+    return three_ensembles()
+
+
+@pytest.fixture(scope="module")
+def sections(states: list[xr.Dataset]) -> dict[str, dict[str, Any]]:
+    """All sections of the three, by their ids."""
+    found = [module.section(states, n_boot=10) for module in (ranks, reliability, decisions, events)]
+    return {section["id"]: section for section in [*found, spectra.section(states)] if section is not None}
 
 
 def warm(members: int, error: float, inits: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -140,9 +103,8 @@ def test_intervals_of_the_frequency_are_those_of_resampled_initialisations(state
     assert limits == pytest.approx(np.quantile(drawn, [0.1, 0.9]), rel=1e-12)
 
 
-def test_the_reliability_diagram_its_table_and_its_caption_hold_those_numbers(states: list[xr.Dataset]) -> None:
-    section = reliability.section(states, n_boot=10)
-    assert section is not None
+def test_the_reliability_diagram_its_table_and_its_caption_hold_those_numbers(sections: dict[str, dict[str, Any]]) -> None:
+    section = sections["reliability"]
     hits, observed, weight = warm(8, 0.4)
     bins = np.floor(10 * hits / 8 + 0.5).astype(int)
     row = day_3(section, "eight", "2 m temperature > 12.85 °C")
@@ -165,8 +127,8 @@ def test_the_reliability_diagram_its_table_and_its_caption_hold_those_numbers(st
     np.testing.assert_allclose(x, [np.average(p[bins == k], weights=weight[bins == k]) for k in enough], atol=0.001)
 
 
-def test_roc_and_value_are_those_of_every_pair_and_every_user(states: list[xr.Dataset]) -> None:
-    section = decisions.section(states, n_boot=10)
+def test_roc_and_value_are_those_of_every_pair_and_every_user(sections: dict[str, dict[str, Any]]) -> None:
+    section = sections["decisions"]
     hits, observed, weight = warm(8, 0.4)
     yes, no = (hits[observed], weight[observed]), (hits[~observed], weight[~observed])
     wins = (yes[0][:, None] > no[0]) + 0.5 * (yes[0][:, None] == no[0])
@@ -174,6 +136,11 @@ def test_roc_and_value_are_those_of_every_pair_and_every_user(states: list[xr.Da
     row = day_3(section, "eight", "2 m temperature > 12.85 °C: area")
     assert row[1].startswith(f"{area:.3f} [")
     half = hits >= 4
+    numbers = pd.concat(section["numbers"])
+    numbers = numbers[(numbers["model"] == "eight") & (numbers["event"] == WARM.label) & (numbers["lead_hours"] == 72)]
+    told = numbers[(numbers["score"] == "hit_rate") & (numbers["at"] == 3)]
+    assert told["value"].item() == pytest.approx(np.average(hits[observed] >= 3, weights=weight[observed]), rel=1e-12)
+    assert told["n"].item() == 9
     assert row[4] == f"{np.average(half[observed], weights=yes[1]):.2f} / {np.average(half[~observed], weights=no[1]):.2g}"
     worth = day_3(section, "eight", "2 m temperature > 12.85 °C: economic")
     base = np.average(observed, weights=weight)
@@ -186,8 +153,10 @@ def test_roc_and_value_are_those_of_every_pair_and_every_user(states: list[xr.Da
         assert cell == f"{(climate - min(expense)) / (climate - base * ratio):.2f}"
 
 
-def test_extremes_are_scored_and_compared_on_common_initialisations(states: list[xr.Dataset]) -> None:
-    section = events.section(states, n_boot=10)
+def test_extremes_are_scored_and_compared_on_common_initialisations(
+    states: list[xr.Dataset], sections: dict[str, dict[str, Any]]
+) -> None:
+    section = sections["events"]
     row = day_3(section, "eight", "2 m temperature: events")
     assert section is not None
     assert "skill against climatology of five" in section["note"]
@@ -252,9 +221,26 @@ def test_skill_for_events_is_over_identical_cases_of_one_climatology_and_unit(st
         event_skill(ours, theirs.assign_attrs(units=units), n_boot=5)
 
 
-def test_spectra_are_fourier_sums_of_members_mean_and_truth(states: list[xr.Dataset]) -> None:
-    section = spectra.section(states)
-    assert section is not None
+def test_events_stand_in_a_table_with_the_models_under_each_other(sections: dict[str, dict[str, Any]]) -> None:
+    section = sections["events"]
+    tables = [table for channel in section["channels"] for table in channel["tables"]]
+    assert [table.caption for table in tables] == ["2 m temperature: events"]  # none of the geopotential
+    assert [row[:2] for row in tables[0].rows[:3]] == [
+        ["> 12.85 °C, day 1", "eight"],
+        ["> 12.85 °C, day 1", "climatology of five"],
+        ["> 12.85 °C, day 1", "one"],
+    ]
+    numbers = pd.concat(section["numbers"])
+    assert set(numbers["channel"]) == {"2m_temperature"}
+    numbers = numbers[(numbers["event"] == WARM.label) & (numbers["lead_hours"] == 24)].set_index(["model", "score"])["value"]
+    for row in tables[0].rows[:3]:
+        assert row[2] == number(numbers[row[1], "base_rate"])
+        counts = [numbers[row[1], name] for name in ("events", "initialisations")]
+        assert row[-1].removeprefix("† ").startswith("{:,.0f} in {:.0f} of ".format(*counts))
+
+
+def test_spectra_are_fourier_sums_of_members_mean_and_truth(sections: dict[str, dict[str, Any]]) -> None:
+    section = sections["spectra"]
     drawn, truth = (values.astype(float) for values in world(8, 0.4))
     north = GLOBE.latitude >= 20
     area = GLOBE.areas[north, 0] / GLOBE.areas[north, 0].sum()
@@ -298,9 +284,8 @@ def test_ratios_of_a_spectrum_are_to_the_truth_of_each_models_own_initialisation
     assert not any(np.allclose(found, np.clip(power / first, 0, 2), atol=0.002) for found in drawn_ratios)
 
 
-def test_flatness_of_ranks_is_counted(states: list[xr.Dataset]) -> None:
-    section = ranks.section(states, n_boot=10)
-    assert section is not None
+def test_flatness_of_ranks_is_counted(states: list[xr.Dataset], sections: dict[str, dict[str, Any]]) -> None:
+    section = sections["ranks"]
     drawn, truth = world(8, 0.4)
     rank = (drawn[:, 1, :, 1] < truth[:, 1, None, 1]).sum(axis=1)
     share = np.array([(W * (rank == k)).mean(axis=(1, 2)).mean() for k in range(9)])
@@ -333,183 +318,9 @@ def test_models_without_a_lead_or_initialisation_in_common_stand_beside_each_oth
         assert {row[7] for row in rows} == {"–"}
 
 
-def test_only_channels_that_an_event_applies_to_are_shown(states: list[xr.Dataset]) -> None:
-    for module in (reliability, decisions):
-        section = module.section(states, n_boot=5)
-        assert section is not None
-        assert [channel["label"] for channel in section["channels"]] == ["t2m"]
-
-
-def test_the_page_holds_all_sections_and_every_number_lies_beside_it(
-    states: list[xr.Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("verification.report.page._score_maps", lambda state: {"note": "", "channels": []})  # drawn elsewhere
-    out = write_report(states, tmp_path / "report.html", n_boot=10)
-    text = out.read_text("utf-8")
-    for name in ("ranks", "reliability", "decisions", "events", "spectra", "case"):
-        assert f'<section id="{name}"' in text
-    labels = re.findall(r'aria-label="([^"]*)"', text)
-    assert len(labels) == len(set(labels))
-    table = pd.read_csv(out.with_suffix(".details.csv"), keep_default_na=False, na_values={"low": "", "high": "", "at": ""})
-    stored = json.loads(out.with_suffix(".details.json").read_text("utf-8"))
-    assert list(stored) == list(details.COLUMNS) == table.columns.tolist()
-    np.testing.assert_array_equal(table["value"], np.array(stored["value"], dtype=float))
-    keys = [name for name in details.COLUMNS if name not in ("value", "low", "high", "n", "units")]
-    assert not table.duplicated(keys).any()
-    assert set(table["section"]) == {"ranks", "reliability", "decisions", "events", "spectra"}
-    hits, observed, weight = warm(5, 0.9, inits=7)
-    row = table[
-        (table["section"] == "decisions") & (table["model"] == "climatology of five") & (table["event"] == WARM.label)
-        & (table["lead_hours"] == 72) & (table["score"] == "hit_rate") & (table["at"] == 3)
-    ]  # fmt: skip
-    assert row["value"].item() == pytest.approx(np.average(hits[observed] >= 3, weights=weight[observed]), rel=1e-5)
-    assert row["n"].item() == 7
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Maps of a case are named, not drawn: most of the time of these tests."""
-    monkeypatch.setattr(case, "picture", lambda field, shading, *, alt, caption: Picture("", alt, caption, 1, 1))
-
-
-def store_of_case() -> tuple[xr.Dataset, xr.Dataset]:
-    """The case of the state as a forecast store and an analysis in the schema."""
-    drawn, truth = world(8, 0.4)
-    dims, coords = ("time", "prediction_timedelta", "number", "latitude", "longitude"), GLOBE.coords()
-    forecast = xr.Dataset(
-        {"2m_temperature": (dims, drawn[2:3, :, :, 1], {"units": "K"})},
-        {"time": TIMES[2:3], "prediction_timedelta": LEADS, "number": np.arange(8), **coords},
-    )
-    analysis = xr.Dataset(
-        {"2m_temperature": (("time", *dims[3:]), truth[2, :, 1], {"units": "K"})}, {"time": TIMES[2] + LEADS, **coords}
-    )
-    return forecast, analysis
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_case_is_the_same_from_a_state_and_from_its_store(states: list[xr.Dataset]) -> None:
-    kept = case.case_of_state(states[0])
-    points = {"Oslo": (60.0, 11.0), "here": (-10.0, 200.0)}
-    shown = case.case_section(*store_of_case(), model="eight", events=[WARM.label, COLD.label], points=points)
-    assert kept is not None
-    assert kept["note"] == shown["note"]
-    from_state = next(channel for channel in kept["channels"] if channel["label"] == "t2m")
-    from_store = shown["channels"][0]
-    assert [figure.caption for figure in from_state["figures"]] == [
-        "truth", "ensemble mean", "spread", "probability > 12.85 °C", "probability <= 9.35 °C",
-        *[f"member {m}" for m in range(4)],
-    ]  # fmt: skip
-    assert from_state["table"] == from_store["table"]
-    assert from_state["plume_tables"] == from_store["plume_tables"]
-    assert from_state["plumes"] == from_store["plumes"]
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_maps_and_plumes_of_a_case_hold_its_members(states: list[xr.Dataset]) -> None:
-    drawn, truth = (values.astype(float) for values in world(8, 0.4))
-    kept = case.case_of_state(states[0])
-    assert kept is not None
-    channel = next(channel for channel in kept["channels"] if channel["label"] == "t2m")
-    means = {row[0]: row[1] for row in channel["table"].rows}
-    chance = (drawn[2, 2, :, 1] > 286).mean(axis=0)
-    spread = drawn[2, 2, :, 1].std(axis=0, ddof=1)
-    assert means["truth"] == f"{(W * truth[2, 2, 1]).mean() - 273.15:.1f}"
-    assert means["spread"] == f"{(W * spread).mean():.2f}"
-    assert means["probability > 12.85 °C"] == f"{(W * chance).mean():.3f}"
-    row, column = int(np.argmin(abs(GLOBE.latitude - 60))), int(np.argmin(abs(GLOBE.longitude - 11)))
-    at = drawn[2, :, :, 1, row, column] - 273.15
-    table = next(table for table in channel["plume_tables"] if "Oslo" in table.caption)
-    assert isinstance(table, Table)
-    for k in range(3):
-        values = [truth[2, k, 1, row, column] - 273.15, *np.quantile(at[k], [0, 0.1, 0.5, 0.9, 1])]
-        np.testing.assert_allclose([float(cell.replace("−", "-")) for cell in table.rows[k][1:]], values, atol=0.051)
-
-
-def test_events_of_a_case_may_be_quantiles_of_the_climate() -> None:
-    forecast, analysis = store_of_case()
-    rng = np.random.default_rng(1)
-    limit = 286 + rng.normal(size=GLOBE.shape)
-    quantile = np.broadcast_to(limit, (1, 366, 1, *GLOBE.shape))
-    dims = ("hour", "dayofyear", "quantile", "latitude", "longitude")
-    climate = xr.Dataset(
-        {"2m_temperature_quantile": (dims, quantile)},
-        {"hour": [0], "dayofyear": np.arange(1, 367), "quantile": [0.9], **GLOBE.coords()},
-    )
-    shown = case.case_section(forecast, analysis, model="eight", events=["> q0.9"], climatology=climate)
-    rows = {row[0]: row[1] for row in shown["channels"][0]["table"].rows}
-    drawn, _ = world(8, 0.4)
-    chance = (drawn[2, 2, :, 1].astype(float) > limit).mean(axis=0)
-    assert rows["probability above the 90 % quantile of the climate"] == f"{(W * chance).mean():.3f}"
-    with pytest.raises(InputError, match="no climatology: give one"):
-        case.case_section(forecast, analysis, model="eight", events=["> q0.9"])
-
-
-@pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize(("event", "share"), [("> 0.1", 0.25), (">= 0.1", 0.5), ("< 0.1", 0.5), ("<= 0.1", 0.75), ("<= 0", 0.25)])
-def test_events_of_a_case_keep_their_operator_and_the_precision_of_the_fields(event: str, share: float) -> None:
-    """Members 0, 0.05, 0.1 and 0.2: in float32 0.1 ties with 0.1, though as float64 it is more."""
-    forecast, _ = store_of_case()
-    rain = np.array([0.0, 0.05, 0.1, 0.2], np.float32)[:, None, None] * np.ones(GLOBE.shape, np.float32)
-    wet = forecast.isel(number=slice(4)).assign(
-        total_precipitation_24hr=(forecast["2m_temperature"].dims, np.tile(rain, (1, 3, 1, 1, 1)), {"units": "m"})
-    )
-    label = f"total_precipitation_24hr {event}"
-    shown = case.case_section(wet[["total_precipitation_24hr"]], None, model="rain", events=[label])
-    rows = [row for row in shown["channels"][0]["table"].rows if row[0].startswith("probability")]
-    assert [row[1] for row in rows] == [number(share)]
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_case_beside_another_grid_or_without_the_asked_quantile_is_refused() -> None:
-    forecast, analysis = store_of_case()
-    dims = ("hour", "dayofyear", "quantile", "latitude", "longitude")
-    climate = xr.Dataset(
-        {"2m_temperature_quantile": (dims, np.full((1, 366, 3, *GLOBE.shape), 286.0))},
-        {"hour": [0], "dayofyear": np.arange(1, 367), "quantile": [0.9, 0.95, 0.99], **GLOBE.coords()},
-    )
-    with pytest.raises(InputError, match=r"has no quantile 0.97; it has 0.9, 0.95, 0.99"):
-        case.case_section(forecast, analysis, model="eight", events=["> q0.97"], climatology=climate)
-    moved = {"longitude": GLOBE.longitude + 1.0}
-    with pytest.raises(InputError, match=r"the case is on .*, truth on .* and the climatology on "):
-        case.case_section(forecast, analysis.assign_coords(moved), model="eight", climatology=climate.assign_coords(moved))
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_case_of_many_channels_shows_as_many_as_that_of_a_state() -> None:
-    forecast, _ = store_of_case()
-    field = forecast["2m_temperature"].isel(number=slice(2))
-    levels = [50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 1000]
-    many = xr.Dataset({"temperature": xr.concat([field] * 12, "level").assign_coords(level=levels), "2m_temperature": field})
-    many = many.transpose("time", "prediction_timedelta", "number", "level", "latitude", "longitude")
-    shown = [channel["label"] for channel in case.case_section(many, None, model="many")["channels"]]
-    assert len(shown) == choice.MAPPED
-    assert {"t850", "t2m"} <= set(shown)
-
-
-def test_the_command_passes_on_what_the_case_shall_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr("verification.report.write_report", lambda states, out, **rest: asked.update(rest) or out)
-    monkeypatch.setattr("verification.state.open_state", lambda path: xr.Dataset())
-    forecast, _ = store_of_case()
-    write_dataset(tmp_path / "eight.zarr", forecast, {"model": "eight"})
-    app = typer.Typer()
-    commands.register(app)
-    arguments = ["report", "eight.scores.zarr", "--event", WARM.label, "--point", "Oslo=59.9,10.8"]
-    stray = ["report", "eight.scores.zarr", "--truth", "a.zarr", "--init", "2006-01-11", "--climatology", "c.zarr"]
-    ignored = CliRunner().invoke(app, stray)
-    assert "--truth, --init, --climatology: only for the maps and plumes of a case" in str(ignored.exception)
-    refused = CliRunner().invoke(app, arguments)
-    assert "give its forecast store (--forecast)" in str(refused.exception)
-    done = CliRunner().invoke(app, [*arguments, "--forecast", str(tmp_path / "eight.zarr")])
-    assert done.exit_code == 0, done.output
-    assert asked["case_choice"] == {"events": [WARM.label], "climatology": None, "points": {"Oslo": (59.9, 10.8)}}
-
-
-def test_points_of_plumes_are_cities_of_three_belts_or_the_middle_of_a_region() -> None:
-    assert list(default_points(GLOBE)) == ["London", "Singapore", "Buenos Aires"]
-    assert list(default_points(EUROPE)) == ["London"]
-    alps = Grid(np.arange(44.0, 49.1, 0.5), np.arange(5.0, 12.1, 0.5))
-    assert default_points(alps) == {"46.5°N 8.5°E": (46.5, 8.5)}
+def test_only_channels_that_an_event_applies_to_are_shown(sections: dict[str, dict[str, Any]]) -> None:
+    for name in ("reliability", "decisions", "events"):
+        assert [channel["label"] for channel in sections[name]["channels"]] == ["t2m"]
 
 
 def test_events_with_diagrams_are_few_and_named_for_people() -> None:
@@ -531,15 +342,4 @@ def test_what_lies_beyond_an_axis_is_drawn_on_its_edge_and_gaps_break_a_line() -
     assert path[1].count("M") == 2
     assert " 210L" in path[1]  # -1, the lowest that is shown
     assert "nan" not in svg
-
-
-def test_a_plume_of_one_lead_or_without_truth_is_still_a_picture() -> None:
-    members = np.random.default_rng(0).normal(size=(2, 30))
-    days = np.array([1.0, 2.0])
-    for count, truth in ((2, np.array([np.nan, np.nan])), (1, np.array([0.3]))):
-        svg = diagrams.plume(days[:count], members[:count], truth, title="here", alt="a plume")
-        assert "nan" not in svg
-        assert 'd="M"' not in svg
-        thin = re.search(r'd-member" d="([^"]*)"', svg)
-        assert thin is not None
-        assert thin[1].count("M") == diagrams.MOST_LINES
+    assert "nan" not in diagrams.by_lead([Curve(0, np.zeros(1), np.array([0.5]))], title="at the start", units="", alt="a score")

@@ -188,6 +188,8 @@ def _count(one: xr.Dataset) -> str:
 
 def _numbers(scores: xr.Dataset, model: str, reference: str) -> pd.DataFrame:
     options: dict[str, Any] = {"section": "events", "model": model, "n": scores["n"]}
+    scored = np.isfinite(scores["base_rate"])  # of events that do not apply to a channel nothing is counted either
+    scores = scores.assign({name: scores[name].where(scored) for name in ("events", "initialisations")})
     plain = ["base_rate", "brier", "brier_ecdf", "brier_skill", "auc", "sedi", "events", "initialisations"]
     return pd.concat(
         [
