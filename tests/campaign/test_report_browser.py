@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from data_pipeline import open_analysis, open_forecast
+from data_pipeline.grid import Grid
 from data_pipeline.recipe import section
 from data_pipeline.statistics import Periods
 from data_pipeline.store import open_store
 from forecast import baselines, demo
 from forecast.plan import plan_like
 from tests.browser import Watched, browser_page
+from tests.verification.reports import state
 from verification.evaluate import evaluate, score_store
 from verification.report import write_report
 
@@ -97,7 +99,7 @@ def test_the_page_is_quiet_whole_and_fits(report: Path, artefacts: Path, width: 
         shown.assert_quiet()
 
 
-def test_sections_of_the_issue_are_there(wide: Watched) -> None:
+def test_every_section_is_there(wide: Watched) -> None:
     found = wide.page.eval_on_selector_all("section", "all => all.map(section => section.id)")
     wanted = [
         "scorecard",
@@ -126,7 +128,7 @@ def test_region_and_season_redraw_curves_and_tables(wide: Watched) -> None:
         seen.add((first.inner_html(), table.inner_text()))
     assert len({svg for svg, _ in seen}) == len({text for _, text in seen}) == 5
     view = wide.page.locator("#view").inner_text()
-    season = re.fullmatch(r"land, DJF: n = (\d+) initialisations", view)
+    season = re.fullmatch(r"land, DJF: n = (\d+) initialisations; skill and tests: all year", view)
     assert season is not None
     assert 8 <= int(season[1]) < INITS
     assert "land, DJF" in first.get_attribute("aria-label")
@@ -142,6 +144,30 @@ def test_what_the_script_writes_is_what_python_writes(report: Path, wide: Watche
     wide.page.evaluate("document.querySelectorAll('#leads details').forEach(part => { part.open = true; })")
     wide.page.wait_for_function("[...document.querySelectorAll('#leads caption')].every(c => c.textContent.includes('all year'))")
     assert wide.page.locator("#leads td, #leads tbody th").all_text_contents() == wanted
+
+
+def test_a_browser_that_cannot_unpack_has_a_theme_and_no_idle_controls(report: Path) -> None:
+    with browser_page(width=WIDE) as shown:
+        shown.page.add_init_script("delete window.DecompressionStream")
+        shown.open(report)
+        assert shown.page.locator("#leads .controls").is_hidden()
+        assert shown.page.locator("#leads figure svg").first.is_visible()
+        choose(shown, "theme", "dark")
+        assert shown.page.evaluate("document.documentElement.dataset.theme") == "dark"
+        shown.assert_quiet()
+
+
+def test_a_report_of_one_lead_has_its_mark_on_every_axis(tmp_path: Path) -> None:
+    out = write_report([state(Grid.named("16x8"), model="one", leads=1, masked=False)], tmp_path / "report.html", n_boot=5)
+    with browser_page(width=WIDE) as shown:
+        ready(shown, out)
+        drawn = shown.page.locator("[data-channel] svg.drawn")
+        assert drawn.count() >= 6
+        for index in range(drawn.count()):
+            picture = drawn.nth(index)
+            assert "NaN" not in picture.inner_html()
+            assert "0.5" in picture.locator("text[text-anchor=middle]").all_text_contents()
+        shown.assert_quiet()
 
 
 def test_pointing_and_keys_tell_the_numbers(wide: Watched) -> None:
