@@ -48,7 +48,7 @@ def scores_table(state: xr.Dataset, region: str | None = None, *, size: float | 
     if ANOMALIES[0] in rows:
         scores["acc"] = anomaly_correlation(pooled)
         scores["acc_mean"] = anomaly_correlation(rows).mean("time")
-    if has_zones(state, region):
+    if "ranks" in state and has_zones(state, region):
         ranks = zone_sums(state, ["ranks"], region)["ranks"].sum("time")
         scores["rank_histogram"] = ranks / pooled["weight"].where(pooled["weight"] > 0)
     estimator = "none" if members == 1 else "fair" if size is None else f"size {size:g}"

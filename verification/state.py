@@ -206,11 +206,12 @@ def condensed(state: xr.Dataset, leads: Sequence[np.timedelta64] | None = None) 
     kept = state if leads is None else state.sel(prediction_timedelta=list(leads))
     rows = [name for name in (*SUMS, *ANOMALIES) if name in state]
     tables = [name for name in ("ranks", "below_all", "not_above_all") if name in state]
-    share = np.zeros((state.sizes["cell"], state.sizes["zone"]))
+    zones = state["zone" if "zone" in state.coords else "cell"].values  # a condensed state without ranks names its cells only
+    share = np.zeros((state.sizes["cell"], zones.size))
     share[np.arange(state.sizes["cell"]), state["zone_of"].values] = 1.0
-    small = kept[[*tables, "in_training"]]
+    small = kept[[*tables, "in_training"]].assign_coords({dim: kept[dim] for dim in ROW_DIMS})
     small = small.assign({name: ((*ROW_DIMS, "cell"), kept[name].transpose(*ROW_DIMS, "cell").values @ share) for name in rows})
-    small = small.assign_coords(cell=state["zone"].values, zone_of=("cell", np.arange(state.sizes["zone"])))
+    small = small.assign_coords(cell=zones, zone_of=("cell", np.arange(zones.size)))
     return small.assign_attrs({**state.attrs, "condensed": 1})
 
 

@@ -152,7 +152,8 @@ def test_a_single_member_and_a_case_without_truth_are_reported_as_far_as_they_go
 
 
 def test_condensed_states_are_reported_without_what_they_do_not_keep(tmp_path: Path) -> None:
-    states = [condensed(state(EUROPE, model=name, leads=1, members=3, masked=False)) for name in ("crps", "vae")]
+    ranked, bare = (condensed(state(EUROPE, model=name, leads=1, members=3)) for name in ("crps", "vae"))
+    states = [ranked, bare.drop_dims(["zone", "rank"])]  # kept with and without ranks
     text = write_report(states, tmp_path / "report.html", n_boot=5).read_text("utf-8")
     assert "2 on a grid that is not kept" in text
     assert all(f'id="{name}"' in text for name in ("scorecard", "leads", "ranks"))
