@@ -37,6 +37,9 @@ BORDERS = 0.3  # share below which country borders are drawn: on a map of the wo
 GRATICULE: dict[str, Any] = {"linewidth": 0.4, "alpha": 0.25, "zorder": 2, "color": INK}
 LINE = 0.19  # inches of a line of the heading
 POLEWARD = 20.0  # degrees: a polar map of the globe ends there
+BEYOND = 30.0  # degrees across the equator to which a polar map of a region may reach; farther out it is all distortion
+NARROWEST = 1 / 50  # of a map: its shorter by its longer side
+SEAM = 1e-6  # degrees: a region that ends at the edge of a projection does not begin on its other side
 
 Extent = tuple[float, float, float, float]
 
@@ -68,15 +71,17 @@ def canvas(
 ) -> Canvas:
     """Rows x columns of empty maps with coastlines, fitted to the grid, and `bars` strips for colour bars.
 
-    projection: PlateCarree by default, centred on a regional grid. extent: (west, east, south, north) in degrees; a regional
-    grid is shown to its outer cell edges, a global one whole (a polar stereographic map from 20 degrees to its pole). width:
-    inches; the height follows from the maps. title, note: heading of the figure and what is said below it, wrapped to the width.
-    panels: how many of the maps there are, the last row may be shorter. titled: leave room for a title on each map. degrees:
-    draw the graticule, and label it where the projection has it on its edges (PlateCarree). coast: colour of the coastlines.
+    projection: PlateCarree by default, centred on a region. extent: (west, east, south, north) in degrees; a regional grid is
+    shown to its outer cell edges, a global one whole (a polar stereographic map from 20 degrees to its pole). width: inches; the
+    height follows from the maps. title, note: heading of the figure and what is said below it, wrapped to the width. panels: how
+    many of the maps there are, the last row may be shorter. titled: leave room for a title on each map. degrees: draw the
+    graticule, and label it where the projection has it on its edges (PlateCarree). coast: colour of the coastlines.
+
+    Raises InputError for an extent that is none, and for one that the projection does not show.
     """
-    frame = _extent(grid, extent)
+    frame = extent_of(grid, extent)
     whole = extent is None and grid.circles
-    chosen = projection or ccrs.PlateCarree(central_longitude=0.0 if whole else (frame[0] + frame[1]) / 2)
+    chosen = _centred(projection, None if whole else frame)
     ticks = degrees and isinstance(chosen, ccrs.PlateCarree)
     figure = Figure(figsize=(width, width), dpi=110)
     rows, columns = shape
@@ -118,13 +123,21 @@ def wrapped(title: str, note: str, width: float) -> list[tuple[str, dict[str, An
     return found + [(line, quiet) for line in textwrap.wrap(note, max(int(width / 0.062), 12))]
 
 
+def _centred(projection: ccrs.Projection | None, extent: Extent | None) -> ccrs.Projection:
+    """PlateCarree with a region in its middle, where no seam cuts it: the map is the same from any centre. Others as given."""
+    if extent is None:
+        return projection or ccrs.PlateCarree()
+    given = isinstance(projection, ccrs.PlateCarree)
+    if projection is None or (given and extent[1] - extent[0] < 360):
+        globe = projection.globe if projection is not None else None
+        return ccrs.PlateCarree(central_longitude=(extent[0] + extent[1]) / 2, globe=globe)
+    return projection
+
+
 def _frame_map(ax: GeoAxes, extent: Extent | None) -> None:
     if extent is not None:
-        ax.set_extent(extent, crs=ccrs.PlateCarree(central_longitude=0.0))
-        if isinstance(ax.projection, ccrs.PlateCarree):
-            ax.set_aspect(1 / max(float(np.cos(np.deg2rad((extent[2] + extent[3]) / 2))), 0.2))
-    elif isinstance(ax.projection, ccrs.NorthPolarStereo | ccrs.SouthPolarStereo):
-        side = 1 if isinstance(ax.projection, ccrs.NorthPolarStereo) else -1
+        _frame_region(ax, extent)
+    elif side := _pole(ax.projection):
         radius = float(np.hypot(*ax.projection.transform_point(0.0, side * POLEWARD, ccrs.PlateCarree())))
         ax.set_xlim(-radius, radius)
         ax.set_ylim(-radius, radius)
@@ -135,12 +148,45 @@ def _frame_map(ax: GeoAxes, extent: Extent | None) -> None:
     _dress(ax)
 
 
+def _pole(projection: ccrs.Projection) -> int:
+    """1 for a map around the North Pole, -1 for one around the South Pole, 0 for another."""
+    return int(isinstance(projection, ccrs.NorthPolarStereo)) - int(isinstance(projection, ccrs.SouthPolarStereo))
+
+
+def _frame_region(ax: GeoAxes, extent: Extent) -> None:
+    """Limits around all that the projection shows of a region. Raises InputError if that is nothing, or no map."""
+    west, east, south, north = extent
+    if isinstance(ax.projection, ccrs.PlateCarree):
+        ax.set_xlim((west - east) / 2, (east - west) / 2)
+        ax.set_ylim(south, north)
+        ax.set_aspect(1 / max(float(np.cos(np.deg2rad((south + north) / 2))), 0.2))
+        return
+    name = type(ax.projection).__name__
+    said = f"map of {west:g} to {east:g} degrees east, {south:g} to {north:g} degrees north: {name}"
+    side = _pole(ax.projection)
+    if side and min(side * south, side * north) < -BEYOND:
+        raise InputError(f"{said} shows the other hemisphere; choose another projection for this region")
+    # points all over it: a region may reach over the edge of the projection, and hold its farthest places inside
+    around = np.meshgrid(np.linspace(west + SEAM, east - SEAM, 181), np.linspace(south, north, 61))
+    x, y = np.moveaxis(ax.projection.transform_points(ccrs.PlateCarree(), *around)[..., :2], -1, 0)
+    (x0, x1), (y0, y1) = ax.projection.x_limits, ax.projection.y_limits
+    outside = ~((x >= x0) & (x <= x1) & (y >= y0) & (y <= y1))
+    x[outside] = y[outside] = np.nan
+    width, height = (0.0 if outside.all() else np.nanmax(along) - np.nanmin(along) for along in (x, y))
+    torn = east - west < 360 and (np.abs(np.diff(x, axis=1)) > 0.5 * (x1 - x0)).any()
+    if torn or min(width, height) <= NARROWEST * max(width, height):
+        what = "tears it at its edges" if torn else "shows nothing of it" if outside.all() else "shows it as a strip"
+        raise InputError(f"{said} {what}; choose a centre inside the region, or another projection")
+    ax.set_xlim(np.nanmin(x), np.nanmax(x))
+    ax.set_ylim(np.nanmin(y), np.nanmax(y))
+
+
 def _like(ax: GeoAxes, first: GeoAxes) -> None:
     """The frame of the first map, which need not be computed again."""
     ax.set_xlim(first.get_xlim())
     ax.set_ylim(first.get_ylim())
     ax.set_aspect(first.get_aspect())
-    if isinstance(ax.projection, ccrs.NorthPolarStereo | ccrs.SouthPolarStereo):
+    if _pole(ax.projection):
         ax.set_boundary(first.spines["geo"].get_path(), transform=ax.transData)
     _dress(ax)
 
@@ -181,7 +227,8 @@ def _arrange(
     return [figure.add_axes(strip) for strip in strips]
 
 
-def _extent(grid: Grid, extent: Sequence[float] | None) -> Extent:
+def extent_of(grid: Grid, extent: Sequence[float] | None = None) -> Extent:
+    """An extent that was asked for, checked; else the globe, or a regional grid to its outer cell edges. Raises InputError."""
     if extent is not None:
         sane = len(extent) == 4 and extent[0] < extent[1] <= extent[0] + 360 and -90 <= extent[2] < extent[3] <= 90
         if not sane:

@@ -33,7 +33,7 @@ from verification.map_sources import (
 )
 from verification.plumes import default_channels
 from verification.points import at_point
-from verification.quantiles import efi, sot
+from verification.quantiles import coarse, efi, sot
 from verification.styles import style_of
 
 
@@ -133,6 +133,8 @@ def _efi(source: Source, asked: Asked, title: str | None) -> Figure:
     else:
         members = source.at(source.members(channel), asked.lead)
         quantiles = climate_quantiles(asked.climatology, channel, members, "--kind efi")
+        if fault := coarse(np.sort(quantiles["quantile"].values)):
+            raise InputError(f"--kind efi: {fault}")
         index = efi(members, quantiles)
         index = index.assign_attrs(source.named(index))
         has_tail = all(abs(quantiles["quantile"].values - level).min() < 1e-6 for level in (0.9, 0.99))

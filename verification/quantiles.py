@@ -15,6 +15,7 @@ from data_pipeline.errors import InputError
 from verification.casewise import MISSING, Missing, apply_exact, check_arguments, coarser, refuse_infinite, units_of
 
 SAME_LEVEL = 1e-6  # levels kept in float32 are still found
+FINEST_GAP, OUTERMOST = 0.1, 0.02  # levels of a climate that EFI is read from: neighbours, and the distance of the ends from 0, 1
 
 
 def quantile_score(
@@ -108,6 +109,17 @@ def efi(
     """
     result = _against_climate(_efi_block, forecast, climatology_quantiles, quantile_dim, member_dim, missing)
     return result.rename("efi").assign_attrs(long_name="extreme forecast index", units="1", missing=missing)
+
+
+def coarse(levels: np.ndarray) -> str | None:
+    """Why an extreme forecast index of a climate with these ascending quantile levels would mislead; None if it would not."""
+    fine = levels.size > 0 and levels[0] <= OUTERMOST + SAME_LEVEL and levels[-1] >= 1 - OUTERMOST - SAME_LEVEL
+    if fine and np.diff(levels).max(initial=0) <= FINEST_GAP + SAME_LEVEL:
+        return None
+    return (
+        f"the climatology has the quantiles {np.round(levels, 6).tolist()}, too few: EFI wants them at most "
+        f"{FINEST_GAP:g} apart from {OUTERMOST:g} to {1 - OUTERMOST:g} or farther out, as 0.01, 0.1, 0.2 ... 0.9, 0.99"
+    )
 
 
 def sot(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from data_pipeline.schema import Channel
 from data_pipeline.sources.accumulation import named_hours
 from data_pipeline.variables import lookup
@@ -13,13 +11,13 @@ from forecast.products.conditions import Event, Quantity, channel_of, parse_all
 from forecast.products.reading import Climate, Members
 from forecast.products.recipe import ProductsSection
 from forecast.products.statistics import position_of
+from verification.quantiles import coarse
 
 COMMON = (  # thresholds asked of any forecast that has the quantity
     "2m_temperature < 0 degC", "2m_temperature > 30 degC", "10m_wind_speed > 10 m s-1", "10m_wind_speed > 15 m s-1",
     "total_precipitation_24hr > 1 mm", "total_precipitation_24hr > 10 mm", "total_precipitation_24hr > 20 mm",
 )  # fmt: skip
 PERCENTILES = ("> q95", "< q5")
-FINEST_GAP, OUTERMOST = 0.1, 0.02  # levels of a climate that EFI is read from: neighbours, and the distance of the ends from 0, 1
 Levels = dict[str, tuple[int, ...]]  # {variable: levels in hPa, () at the surface}
 
 
@@ -141,20 +139,11 @@ def efi_of(
     for name, levels in asked.items():
         if climate is None:
             lacks[name] = "it needs a climatology, and none was given (--climatology)"
-        elif lack := climate.lack(name, levels, members.units(name)) or _ambiguous(name) or _coarse(climate.levels):
+        elif lack := climate.lack(name, levels, members.units(name)) or _ambiguous(name) or coarse(climate.levels):
             lacks[name] = lack
     found = {name: levels for name, levels in asked.items() if name not in lacks}
     lines = [f"EFI of {name}: {lack}" for name, lack in lacks.items()]
     return (found, faults, _shortened(lines)) if section.efi is None else (found, faults + lines, [])
-
-
-def _coarse(levels: np.ndarray) -> str | None:
-    if levels[0] <= OUTERMOST and levels[-1] >= 1 - OUTERMOST and np.diff(levels).max(initial=0) <= FINEST_GAP + 1e-9:
-        return None
-    return (
-        f"the climatology has the quantiles {levels.tolist()}, too few: EFI wants them at most {FINEST_GAP:g} apart from "
-        f"{OUTERMOST:g} to {1 - OUTERMOST:g} or farther out, as 0.01, 0.1, 0.2 ... 0.9, 0.99"
-    )
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:

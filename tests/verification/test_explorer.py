@@ -11,14 +11,17 @@ import cartopy.crs as ccrs
 import numpy as np
 import pytest
 import xarray as xr
+from cartopy.mpl.geoaxes import GeoAxes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from tests.verification.pictures import EUROPE, PLANET, START, blob
+from tests.verification.pictures import EUROPE, PACIFIC, PLANET, START, blob
 from verification import explore, map_kinds, maps
-from verification.explorer.view import PROJECTIONS, Material, Picture, Series, View, _rendered, draw_series, draw_view
+from verification.canvas import _centred, _frame_map, extent_of
+from verification.explorer.view import PROJECTIONS, Material, Picture, Series, View, _frame, _rendered, draw_series, draw_view
+from verification.regions import REGIONS
 
 GLOBE = Grid.named("16x8")
 LEADS = (np.arange(12, 60, 12) * np.timedelta64(1, "h")).astype("timedelta64[ns]")
@@ -244,9 +247,10 @@ def test_products_are_offered_by_what_there_is() -> None:
     assert set(Material.of(data).offered()) == {"ensemble", "field", "member", "stamps", "spaghetti", "probability"}
     assert "truth" in Material.of(data, truth=analysis(data)).offered()
     assert set(Material.of(ensemble(members=1)).offered()) == {"field", "member", "probability"}
-    days = {"hour": [0], "dayofyear": [1], "quantile": [0.5]}
-    climate = xr.Dataset({"2m_temperature_quantile": (tuple(days), np.zeros((1, 1, 1)))}, days)
-    assert "efi" in Material.of(data, climatology=climate).offered()
+    for levels, there in (([0.01, *np.arange(1, 10) / 10, 0.99], True), ([0.05, 0.5, 0.95], False)):  # too coarse for the index
+        days: dict[str, Any] = {"hour": [0], "dayofyear": [1], "quantile": levels}
+        climate = xr.Dataset({"2m_temperature_quantile": (tuple(days), np.zeros((1, 1, len(levels))))}, days)
+        assert ("efi" in Material.of(data, climatology=climate).offered()) is there
 
 
 def test_a_click_is_a_point_and_a_click_beside_the_map_is_said() -> None:
@@ -353,6 +357,66 @@ def test_all_offered_projections_are_known() -> None:
     panel = explore(ensemble(), variable="2m_temperature")
     assert [value for _, value in panel.projection.options] == list(PROJECTIONS)
     assert len({text for text, _ in panel.projection.options}) == len(PROJECTIONS)
+
+
+def other_hemisphere(projection: str, region: str) -> bool:
+    """Whether a polar map would have to show a region around the other pole."""
+    around = {"NorthPolarStereo": "north", "SouthPolarStereo": "south"}.get(projection)
+    box = REGIONS[region]
+    return (around == "north" and box.south < -30) or (around == "south" and box.north > 30)
+
+
+def frame_of(data: xr.Dataset, projection: str, region: str) -> GeoAxes:
+    """The first map that the panel would draw, without fields and coastlines."""
+    grid = Grid.of(data)
+    made = _frame(Material.of(data), View("field", "2m_temperature", TIMES[0], LEADS[0], projection=projection, region=region))
+    extent = None if "extent" not in made and grid.circles else extent_of(grid, made.get("extent"))
+    ax: GeoAxes = Figure().add_subplot(projection=_centred(made["projection"], extent))
+    _frame_map(ax, extent)
+    return ax
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_every_region_fills_a_map_of_every_projection_or_is_refused(projection: str) -> None:
+    data = ensemble()
+    for region in Material.of(data).regions():
+        if region != "global" and other_hemisphere(projection, region):
+            with pytest.raises(InputError, match="shows the other hemisphere"):
+                frame_of(data, projection, region)
+            continue
+        ax = frame_of(data, projection, region)
+        box, view = REGIONS[region], ax.viewLim
+        assert np.isfinite(view.extents).all()
+        tall = view.height / view.width * (1.0 if isinstance(ax.get_aspect(), str) else float(ax.get_aspect()))
+        assert 0.08 < tall < 1.6, (region, tall)
+        # nothing of the region is cut off: its middle, its edges wherever the projection shows them
+        for longitude in np.linspace(box.west + 1, box.east - 1, 9):
+            for latitude in np.linspace(box.south + 1, box.north - 1, 5):
+                x, y = ax.projection.transform_point(longitude, latitude, ccrs.PlateCarree())
+                polar = region == "global" and "Polar" in projection  # ends in the tropics
+                assert polar or not np.isfinite(x) or view.contains(x, y), (region, longitude, latitude)
+        if projection.startswith("PlateCarree"):  # and there is nothing else
+            assert (view.width, view.height) == (box.east - box.west, box.north - box.south)
+        middle = (box.west + box.east) / 2, (box.south + box.north) / 2
+        if box.east - box.west < 360:
+            assert view.contains(*ax.projection.transform_point(*middle, ccrs.PlateCarree()))
+            assert view.width < 1e7
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_a_regional_grid_fills_a_map_of_every_projection_or_is_refused(projection: str) -> None:
+    for grid in (EUROPE, PACIFIC):
+        if projection == "SouthPolarStereo" and grid is EUROPE:
+            with pytest.raises(InputError, match="shows the other hemisphere"):
+                frame_of(ensemble(grid), projection, "domain")
+            continue
+        ax = frame_of(ensemble(grid), projection, "domain")
+        (west, east), (south, north) = grid.longitude_bounds[[0, -1]], grid.latitude_bounds[[0, -1]]
+        for longitude in np.linspace(west, east, 5):
+            for latitude in np.linspace(south, north, 5):
+                x, y = ax.projection.transform_point(longitude, latitude, ccrs.PlateCarree())
+                assert ax.viewLim.padded(1e-3 * ax.viewLim.width).contains(x, y), (longitude, latitude)
+        assert ax.viewLim.width < 3.1e7
 
 
 def test_without_widgets_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from verification.plumes import BOX
 LEADS = np.arange(12, 60, 12) * np.timedelta64(1, "h").astype("timedelta64[ns]")
 TIMES = START + np.arange(2) * np.timedelta64(1, "D")
 NUMBERS = np.arange(1, 6)
+STORES = ("forecast.zarr", "analysis.zarr", "climate.zarr", "coarse.zarr", "products.nc")
 
 
 def wavy(offset: float, size: float, *lead: int) -> np.ndarray:
@@ -48,7 +49,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     truth = forecast.isel(number=0, prediction_timedelta=0, drop=True).drop_vars("number", errors="ignore")
     hours = START + np.arange(0, 96, 12) * np.timedelta64(1, "h")
     analysis = truth.isel(time=[0] * hours.size).assign_coords(time=hours.astype("datetime64[ns]"))
-    quantiles = np.array([0.01, 0.1, 0.5, 0.9, 0.95, 0.99])
+    quantiles = np.array([0.01, *np.arange(1, 10) / 10, 0.95, 0.99])
     box = forecast["2m_temperature"].isel(latitude=[20, 25], longitude=[3, 9]).rename(None)
     points = xr.concat([box[..., 0, 0], box[..., 1, 1]], dim="point", coords="minimal", compat="override")
     points = points.drop_vars(["latitude", "longitude"], errors="ignore").transpose(
@@ -80,13 +81,14 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_dataset(folder / "analysis.zarr", analysis, attrs={})
     climate = xr.Dataset(
         {"2m_temperature_quantile": (("quantile", "hour", "dayofyear", "latitude", "longitude"), np.broadcast_to(
-            wavy(270, 30)[None, None, None] + np.linspace(-5, 5, 6)[:, None, None, None, None], (6, 2, 366, *PLANET.shape)
+            wavy(270, 30)[None, None, None] + np.linspace(-5, 5, 12)[:, None, None, None, None], (12, 2, 366, *PLANET.shape)
         ).astype(np.float32), {"units": "K"})},
         {"quantile": quantiles, "hour": [0, 12], "dayofyear": np.arange(1, 367), **PLANET.coords()},
     )  # fmt: skip
     write_dataset(folder / "climate.zarr", climate, attrs={})
+    write_dataset(folder / "coarse.zarr", climate.isel(quantile=[0, 5, 11]), attrs={})
     products.drop_encoding().to_netcdf(folder / "products.nc")
-    return {name.split(".")[0]: folder / name for name in ("forecast.zarr", "analysis.zarr", "climate.zarr", "products.nc")}
+    return {name.split(".")[0]: folder / name for name in STORES}
 
 
 def run(stores: dict[str, Path], *arguments: str) -> Any:
@@ -193,6 +195,9 @@ def test_dpi_and_title(stores: dict[str, Path], tmp_path: Path) -> None:
         (("products", *T2M, "--kind", "probability", "--threshold", "30 degC", "--below"), "2m_temperature < 30 degC; it has"),
         (("products", *T2M, "--kind", "plume", "--point", "Oslo"), "plumes at Bergen, Nairobi"),
         (("products", *T2M, "--kind", "field", "--member", "1"), "holds products"),
+        (("forecast", *T2M, "--kind", "efi", "--climatology", "coarse"), "too few: EFI wants them at most 0.1 apart"),
+        (("forecast", *T2M, "--region", "Europe", "--projection", "Robinson:190"), "Robinson tears it at its edges"),
+        (("forecast", *T2M, "--region", "Antarctic", "--projection", "Orthographic:0,50"), "Orthographic shows nothing of it"),
     ],
 )
 def test_faults_list_what_is_there(stores: dict[str, Path], tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -23,11 +23,14 @@ from data_pipeline.grid import Grid
 from data_pipeline.schema import Channel, levels_of, validate
 from data_pipeline.sources.climatologies import open_climatology
 from verification import maps
+from verification.canvas import extent_of
 from verification.derive import WINDS
+from verification.headings import utc
 from verification.map_kinds import KINDS, Asked
 from verification.map_sources import Source, events, open_either, parse_projection, parse_region, truth_at
 from verification.plumes import default_channels
-from verification.regions import REGIONS
+from verification.quantiles import coarse
+from verification.regions import DOMAIN, REGIONS
 from verification.shadings import line_levels
 from verification.styles import EVENTS, style_of
 
@@ -85,7 +88,7 @@ class Material:
     def offered(self) -> dict[str, str]:
         """{kind: its name} of the products that can be drawn of these data."""
         climate, kept = self.climatology, self.products
-        quantiles = climate is not None and any(str(name).endswith("_quantile") for name in climate.data_vars)
+        quantiles = climate is not None and "quantile" in climate.coords and coarse(np.sort(climate["quantile"].values)) is None
         names = [] if kept is None else [str(name) for name in kept.data_vars]
         there = {
             "efi": quantiles or any(name.endswith("_efi") for name in names),
@@ -100,7 +103,7 @@ class Material:
     def regions(self) -> list[str]:
         """The regions that a map can be cut to: of a regional grid itself alone."""
         if not Grid.of(self.forecast).circles:
-            return ["domain"]
+            return [DOMAIN]
         return [name for name, box in REGIONS.items() if not box.surface]
 
     def source(self, init: np.datetime64, products: bool = False) -> Source:
@@ -203,7 +206,7 @@ def draw_view(material: Material, view: View) -> Picture:
             f"threshold {view.threshold}: a percentile of the climate needs a climatology with quantiles "
             "(plumecast data climatology), given as explore(..., climatology=...)"
         )
-    frame = _frame(view)
+    frame = _frame(material, view)
     if view.kind == "truth":
         return _rendered(_truth(material, source, channel, view, frame))
     kind = {"member": "field", "event": "probability"}.get(view.kind, view.kind)
@@ -243,12 +246,23 @@ def lead_of(data: xr.Dataset, index: int) -> np.timedelta64:
     return lead
 
 
-def _frame(view: View) -> dict[str, Any]:
-    extent = None if view.region == "domain" else parse_region(view.region)
-    projection = parse_projection(view.projection, extent)
+def _frame(material: Material, view: View) -> dict[str, Any]:
+    extent = None if view.region == DOMAIN else parse_region(view.region)
+    projection = centred(view.projection, extent_of(Grid.of(material.forecast)) if view.region == DOMAIN else extent)
     rounded = isinstance(projection, ccrs.Orthographic | ccrs.NorthPolarStereo | ccrs.SouthPolarStereo | ccrs.Geostationary)
     width = SHEET if view.kind == "stamps" else ROUND if rounded and extent is None else WIDTH
     return {"projection": projection, "width": width} | ({} if extent is None else {"extent": extent})
+
+
+def centred(text: str, extent: tuple[float, ...] | None) -> ccrs.Projection:
+    """A projection of the menu over a region: its own centre is that of the globe, and only its meridian of a whole belt."""
+    if extent is None:
+        return parse_projection(text)
+    name, _, centre = text.partition(":")
+    west, east, south, north = extent
+    if east - west >= 360:
+        west = east = float(centre.split(",")[0] or 0)
+    return parse_projection(name, (west, east, south, north))
 
 
 def _truth_if_there(material: Material, channel: Channel, view: View) -> xr.Dataset | None:
@@ -269,7 +283,9 @@ def _truth(material: Material, source: Source, channel: Channel, view: View, fra
 
 
 def _has_quantiles(material: Material, channel: Channel) -> bool:
-    return material.climatology is not None and f"{channel.name}_quantile" in material.climatology
+    climate = material.climatology
+    there = climate is not None and f"{channel.name}_quantile" in climate
+    return climate is not None and there and coarse(np.sort(climate["quantile"].values)) is None
 
 
 def _rendered(figure: Figure) -> Picture:
@@ -308,4 +324,4 @@ def _open_products(path: FilePath) -> xr.Dataset:
 
 def init_text(init: np.datetime64) -> str:
     """`Tue 2007-01-16 00 UTC`."""
-    return f"{pd.Timestamp(init):%a %Y-%m-%d %H UTC}"
+    return f"{pd.Timestamp(init):%a} {utc(init)}"
