@@ -242,6 +242,19 @@ def test_truth_is_drawn_where_there_is_one(asked: list[tuple[str, Any, map_kinds
     assert "the analysis has no 2007-01-18T00, the valid time" in panel.message
 
 
+def test_truth_of_another_level_is_left_out(asked: list[tuple[str, Any, map_kinds.Asked]]) -> None:
+    data = ensemble()
+    panel = explore(data, truth=analysis(data).sel(level=[500]), variable="geopotential_500", product="stamps")
+    assert asked[-1][2].truth is not None
+    panel.level.value = 850
+    assert asked[-1][2].truth is None
+    assert panel.message == ""
+
+
+def test_a_start_is_known_by_the_words_of_its_menu(asked: list[tuple[str, Any, map_kinds.Asked]]) -> None:
+    assert explore(ensemble(), init="Wed 2007-01-17 00 UTC").init.value == TIMES[1]
+
+
 def test_products_are_offered_by_what_there_is() -> None:
     data = ensemble()
     assert set(Material.of(data).offered()) == {"ensemble", "field", "member", "stamps", "spaghetti", "probability"}
@@ -333,6 +346,12 @@ def test_a_start_that_is_not_there_names_what_is() -> None:
         explore(data, lead="9 d")
     with pytest.raises(InputError, match=r"init='2007-02-01'\): not there; there are 2007-01-16"):
         explore(data, init="2007-02-01")
+    with pytest.raises(InputError, match=r"init='Tuesday'\): not there; there are 2007-01-16"):
+        explore(data, init="Tuesday")
+    with pytest.raises(InputError, match=r"level=850\): that names two levels"):
+        explore(data, variable="geopotential_500", level=850)
+    with pytest.raises(InputError, match="not a valid analysis dataset"):
+        explore(data, truth=data)
     with pytest.raises(InputError, match="projection 'Flat' is not known"):
         explore(data, projections=["Flat"])
     with pytest.raises(InputError, match="not a valid forecast dataset"):

@@ -30,11 +30,11 @@ from verification.headings import lead_text
 from verification.map_sources import parse_point, parse_projection
 from verification.styles import style_of
 
-KEPT = 256  # pictures, about a tenth of a megabyte each
+KEPT = 96  # pictures, about a tenth of a megabyte each
 SURFACE = ("surface", 0)  # of the menu of levels, in which None would be nothing chosen
 PLAY = 700  # milliseconds from lead to lead
 HINT = "Click on the map, or enter a point, for its plume."
-OPTION = re.compile(r"--(?=(kind|threshold|climatology|point|projection|region|member|variable|level)\b)")
+OPTION = re.compile(r"--(?=(kind|threshold|climatology|point|projection|region|member|variable|level|below|truth)\b)")
 NAMES = {"PlateCarree": "Plate carrée", "NorthPolarStereo": "north polar", "SouthPolarStereo": "south polar"}
 CONTROLS = (  # in this order: what may be chosen of one depends on those before it
     "variable", "level", "init", "lead", "product", "member", "threshold", "below", "event", "projection", "region", "point",
@@ -177,6 +177,8 @@ class Explorer(widgets.VBox):
             raise InputError(f"explore({unknown[0]}=...): no such control; there are {', '.join(CONTROLS)}")
         if "variable" in start and start["variable"] not in self._levels:  # `geopotential_500`, as elsewhere
             channel = Channel.parse(str(start["variable"]))
+            if start.get("level", channel.level) != channel.level:
+                raise InputError(f"explore(variable={start['variable']!r}, level={start['level']!r}): that names two levels")
             start = {**start, "variable": channel.name, "level": channel.level}
         set_one = partial(_set, start=start)
         after = {"variable": self._offer_levels, "product": self._suggest}
@@ -296,11 +298,18 @@ def _set(control: widgets.Widget, name: str, *, start: Mapping[str, object]) -> 
         return
     pairs = [option if isinstance(option, tuple) else (option, option) for option in control.options]
     for text, value in pairs:
-        same = np.datetime64(str(wanted)) == value if isinstance(value, np.datetime64) else wanted == value
-        if same or str(wanted).replace("+", "").replace(" ", "") == text.replace("+", "").replace(" ", ""):
+        named = str(wanted).replace("+", "").replace(" ", "") == text.replace("+", "").replace(" ", "")
+        if named or (_same_time(wanted, value) if isinstance(value, np.datetime64) else wanted == value):
             control.value = value
             return
     raise InputError(f"explore({name}={wanted!r}): not there; there are {', '.join(str(value) for _, value in pairs)}")
+
+
+def _same_time(wanted: object, value: np.datetime64) -> bool:
+    try:
+        return bool(np.datetime64(str(wanted)) == value)
+    except ValueError:  # no time at all
+        return False
 
 
 def _wide() -> dict[str, Any]:

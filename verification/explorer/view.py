@@ -20,14 +20,14 @@ from matplotlib.transforms import Affine2D, Transform
 from data_pipeline import open_analysis
 from data_pipeline.errors import InputError
 from data_pipeline.grid import Grid
-from data_pipeline.schema import Channel, levels_of, validate
+from data_pipeline.schema import Channel, levels_of, select, validate
 from data_pipeline.sources.climatologies import open_climatology
 from verification import maps
 from verification.canvas import extent_of
 from verification.derive import WINDS
 from verification.headings import utc
 from verification.map_kinds import KINDS, Asked
-from verification.map_sources import Source, events, open_either, parse_projection, parse_region, truth_at
+from verification.map_sources import Source, events, open_either, parse_projection, parse_region, truth_at, with_derived
 from verification.plumes import default_channels
 from verification.quantiles import coarse
 from verification.regions import DOMAIN, REGIONS
@@ -73,10 +73,15 @@ class Material:
         kept = _opened(products, _open_products)
         if kept is not None and "products_recipe" not in kept.attrs:
             raise InputError("explore(products=...): a store of plumecast products is expected; this dataset is none")
+        if kept is not None and "time" in kept.coords and kept["time"].ndim == 0:
+            kept = kept.expand_dims("time")
+        analysis = _opened(truth, open_analysis)
+        if analysis is not None:
+            validate(analysis, "analysis")
         climate = _opened(climatology, open_climatology)
         if climate is not None and not {"hour", "dayofyear"} <= set(climate.dims):
             raise InputError(f"explore(climatology=...): dims {tuple(map(str, climate.dims))}; expected hour and dayofyear")
-        return cls(members, _opened(truth, open_analysis), climate, kept)
+        return cls(members, analysis, climate, kept)
 
     def levels(self) -> dict[str, list[int]]:
         """{variable: its levels in hPa, none at the surface}; wind speeds too where their parts are there."""
@@ -269,8 +274,11 @@ def _truth_if_there(material: Material, channel: Channel, view: View) -> xr.Data
     truth = material.truth
     if truth is None or view.init + view.lead not in truth["time"].values:
         return None
-    parts = WINDS.get(channel.name, (channel.name,))
-    return truth if channel.name in truth or all(part in truth for part in parts) else None
+    try:
+        select(with_derived(truth, channel), channel)
+    except InputError:
+        return None
+    return truth
 
 
 def _truth(material: Material, source: Source, channel: Channel, view: View, frame: dict[str, Any]) -> Figure:
