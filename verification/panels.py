@@ -39,9 +39,14 @@ def panels(
 
 
 def dress(ax: Axes, title: str = "", across: str = "") -> None:
-    """Light grid, no box, small numbers; title: above the left edge, across: below the axis."""
+    """A light axis; title: above its left edge, across: below it."""
     ax.set_title(title, fontsize=8.5, loc="left", color=INK, pad=4)
     ax.set_xlabel(across, fontsize=8, color=INK, labelpad=2)
+    lighten(ax)
+
+
+def lighten(ax: Axes) -> None:
+    """A pale grid behind what is drawn, no box, small numbers."""
     ax.tick_params(labelsize=7.5, length=2, width=0.5, color=INK, labelcolor=INK)
     ax.grid(color="#dddddd", linewidth=0.5)
     ax.set_axisbelow(True)

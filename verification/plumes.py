@@ -22,6 +22,7 @@ from data_pipeline.schema import Channel, levels_of, select
 from data_pipeline.variables import lookup
 from verification.canvas import INK, LINE, MUTED, wrapped, write_heading
 from verification.headings import dated, place
+from verification.panels import lighten
 from verification.styles import Style, style_of
 
 BOX = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # quantiles of box and whiskers, linear between sorted members
@@ -217,13 +218,7 @@ def _dress(ax: Axes, series: Series, start: np.datetime64 | None, name: str) -> 
     ax.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
     at, texts = _days(series.hours, start, ax.get_window_extent().width / 110)
     ax.set_xticks(at, texts)
-    ax.tick_params(labelsize=7.5, length=2, width=0.5, color=INK, labelcolor=INK)
-    ax.grid(color="#dddddd", linewidth=0.5)
-    ax.set_axisbelow(True)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        ax.spines[side].set(color=MUTED, linewidth=0.6)
+    lighten(ax)
 
 
 def _days(hours: np.ndarray, start: np.datetime64 | None, width: float) -> tuple[list[float], list[str]]:
