@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from data_pipeline.errors import InputError
 from data_pipeline.store import write_dataset
 from tests.verification.pictures import PLANET, START
-from verification import commands
+from verification import commands, explore
 from verification.map_sources import parse_point, parse_projection, parse_region, parse_threshold
 from verification.plumes import BOX
 
@@ -121,6 +121,20 @@ DRAWN = {
     "product meteogram": ("products", *T2M, "--kind", "meteogram", "--point", "Bergen"),
     "tracks": ("products", "--kind", "tracks", "--threshold", "980 hPa"),
 }
+
+
+def test_the_explorer_shows_what_products_hold(stores: dict[str, Path]) -> None:
+    panel = explore(stores["forecast"], products=stores["products"], variable="2m_temperature")
+    assert {"tracks", "event", "efi"} <= {kind for _, kind in panel.product.options}
+    for kind in ("tracks", "event", "efi"):
+        before = panel.map.png
+        panel.product.value = kind
+        assert panel.message == ""
+        assert panel.map.png != before
+    assert panel.event.options == ("2m_temperature > 30 degC",)
+    panel.product.value = "event"
+    panel.variable.value = "geopotential"
+    assert "the products hold no probability of geopotential_500" in panel.message
 
 
 @pytest.mark.parametrize("name", DRAWN)

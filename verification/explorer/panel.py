@@ -197,6 +197,7 @@ class Explorer(widgets.VBox):
     def _suggest(self) -> None:
         """What the event of a channel may be."""
         self.event.options = self.material.events(self.channel)
+        self.event.value = next(iter(self.event.options), None)  # a menu that was empty stays at nothing
         with suppress(InputError):
             self.threshold.value, self.below.value = first_threshold(self.material, self.view)
 

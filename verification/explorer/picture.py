@@ -42,10 +42,15 @@ function render({ model, el }) {
     const box = image.getBoundingClientRect();
     model.send({ across: (event.clientX - box.left) / box.width, down: (event.clientY - box.top) / box.height });
   });
-  for (const [name, follow] of Object.entries({ png: show, alt: describe, marks: mark, stale: fade })) {
+  const follows = Object.entries({ png: show, alt: describe, marks: mark, stale: fade });
+  for (const [name, follow] of follows) {
     model.on(`change:${name}`, follow);
     follow();
   }
+  return () => {
+    follows.forEach(([name, follow]) => model.off(`change:${name}`, follow));
+    URL.revokeObjectURL(shown);
+  };
 }
 export default { render };
 """

@@ -206,6 +206,10 @@ def draw_view(material: Material, view: View) -> Picture:
     kept = material.products is not None and view.kind == "efi" and not _has_quantiles(material, channel)
     from_products = kept or view.kind in ("tracks", "event")
     source = material.source(view.init, from_products)
+    if view.kind == "event" and not view.threshold:
+        raise InputError(
+            f"the products hold no probability of {view.label}; choose one that events were asked of"
+        )
     if view.kind == "probability" and view.threshold.strip().startswith("q") and material.climatology is None:
         raise InputError(
             f"threshold {view.threshold}: a percentile of the climate needs a climatology with quantiles "
