@@ -207,9 +207,7 @@ def draw_view(material: Material, view: View) -> Picture:
     from_products = kept or view.kind in ("tracks", "event")
     source = material.source(view.init, from_products)
     if view.kind == "event" and not view.threshold:
-        raise InputError(
-            f"the products hold no probability of {view.label}; choose one that events were asked of"
-        )
+        raise InputError(f"the products hold no probability of {view.label}; choose one that events were asked of")
     if view.kind == "probability" and view.threshold.strip().startswith("q") and material.climatology is None:
         raise InputError(
             f"threshold {view.threshold}: a percentile of the climate needs a climatology with quantiles "
