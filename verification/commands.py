@@ -151,7 +151,7 @@ def report(
     climate = open_store(climatology) if climatology else None
     choice = {"events": event or [], "climatology": climate, "points": dict(map(_point, point or []))}
     path = write_report(states, out, reference=reference, case=case, truth=observed, case_choice=choice, title=title)
-    typer.echo(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    typer.echo(f"report: {path}")
 
 
 def _places(paths: Sequence[Path], out: Path | None) -> dict[Path, Path]:
