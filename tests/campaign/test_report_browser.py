@@ -20,7 +20,7 @@ from data_pipeline.store import open_store
 from forecast import baselines, demo
 from forecast.plan import plan_like
 from tests.browser import Watched, browser_page
-from tests.verification.reports import state
+from tests.verification.reports import SECTIONS, state
 from verification.evaluate import evaluate, score_store
 from verification.report import write_report
 
@@ -101,20 +101,7 @@ def test_the_page_is_quiet_whole_and_fits(report: Path, artefacts: Path, width: 
 
 def test_every_section_is_there(wide: Watched) -> None:
     found = wide.page.eval_on_selector_all("section", "all => all.map(section => section.id)")
-    wanted = [
-        "scorecard",
-        "leads",
-        "ranks",
-        "reliability",
-        "decisions",
-        "events",
-        "spectra",
-        "maps",
-        "case",
-        "notes",
-        "provenance",
-    ]
-    assert [name for name in wanted if name not in found] == []
+    assert [name for name in SECTIONS if name not in found] == []
 
 
 def test_region_and_season_redraw_curves_and_tables(wide: Watched) -> None:

@@ -18,6 +18,9 @@ from verification.accumulate import Accumulator
 from verification.onepass import ANOMALIES
 from verification.plan import Event, Plan
 
+SECTIONS = (  # of a page of states that keep everything, in their order
+    "scorecard", "leads", "ranks", "reliability", "decisions", "events", "spectra", "maps", "case", "notes", "provenance",
+)  # fmt: skip
 CHANNELS = {"geopotential_500": ("m2 s-2", 5e4, 800.0), "2m_temperature": ("K", 285.0, 3.0)}
 
 PLANET = Grid.named("16x8")

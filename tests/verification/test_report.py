@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 
 from data_pipeline.errors import InputError
-from tests.verification.reports import EUROPE, PLANET, Page, case_and_truth, state, unpacked, with_anomalies
+from tests.verification.reports import EUROPE, PLANET, SECTIONS, Page, case_and_truth, state, unpacked, with_anomalies
 from verification.certify import certify
 from verification.report import details, figures, numbers, page, provenance, scorecard, write_report
 from verification.report.tables import Table
@@ -62,20 +62,7 @@ def test_every_picture_says_what_it_shows_and_every_reference_has_its_target(
 def test_the_page_holds_all_sections_and_every_number_lies_beside_it(planet_report: tuple[Path, list[xr.Dataset]]) -> None:
     out = planet_report[0]
     text = unpacked(out.read_text("utf-8"))
-    wanted = [
-        "scorecard",
-        "leads",
-        "ranks",
-        "reliability",
-        "decisions",
-        "events",
-        "spectra",
-        "maps",
-        "case",
-        "notes",
-        "provenance",
-    ]
-    assert re.findall(r'<section id="(\w+)"', text) == wanted
+    assert re.findall(r'<section id="(\w+)"', text) == list(SECTIONS)
     labels = re.findall(r'aria-label="([^"]*)"', text)
     assert len(labels) == len(set(labels))
     table = pd.read_csv(out.with_suffix(".details.csv"), keep_default_na=False, na_values={"low": "", "high": "", "at": ""})

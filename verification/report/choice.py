@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -51,6 +52,26 @@ def leads_shown(states: Sequence[xr.Dataset], days: Sequence[float] = DAYS, dim:
     common = [lead for lead in states[0][dim].values if all(lead in state[dim].values for state in states)]
     hours = [hours_of(lead) for lead in common]
     return np.array([common[hours.index(lead)] for lead in card_leads(hours, days)], dtype="timedelta64[ns]")
+
+
+def event_channels(
+    states: Sequence[xr.Dataset],
+    read: Callable[[xr.Dataset, np.ndarray], xr.Dataset],
+    draw: Callable[[str, Sequence[str], Mapping[int, xr.Dataset], Mapping[int, str]], dict[str, Any]],
+) -> tuple[dict[int, xr.Dataset], dict[int, str], list[dict[str, Any]]]:
+    """What is read of every state that keeps events, by position in the report; the names of their models; the channels drawn.
+
+    read: of a state and the leads shown. draw: of a channel, its events, what was read and the names. Channels without a picture
+    are left out; there are none where no state keeps events, or no lead is common.
+    """
+    known, names = holders(states, "event_table")
+    leads = leads_shown(list(known.values()))
+    if not leads.size:
+        return {}, names, []
+    first = next(iter(known.values()))
+    found = {index: read(state, leads) for index, state in known.items()}
+    drawn = [draw(label, events_shown(first, label), found, names) for label in channels_shown(first)]
+    return found, names, [channel for channel in drawn if channel["groups"]]
 
 
 def hours_of(lead: np.timedelta64) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from verification import readout
 from verification.event_curves import DIMS
 from verification.events import economic_value, roc
 from verification.report import details, diagrams
-from verification.report.choice import channels_shown, event_name, events_shown, holders, hours_of, leads_shown
+from verification.report.choice import event_channels, event_name, hours_of
 from verification.report.diagrams import Curve
 from verification.report.tables import Table, interval, lead_name
 from verification.significance import draws_of_lead, limits
@@ -35,27 +36,21 @@ NOTE = (
 
 def section(states: Sequence[xr.Dataset], *, n_boot: int = 300, seed: int = 0, level: float = 0.95) -> dict[str, Any] | None:
     """ROC and economic value of all models for the events of each channel; None where no state keeps events."""
-    known, names = holders(states, "event_table")
-    leads = leads_shown(list(known.values()))
-    if not leads.size:
-        return None
-    first = next(iter(known.values()))
-    read = {index: _read(state, leads, n_boot, seed, level) for index, state in known.items()}
-    found = [_channel(label, events_shown(first, label), read, names) for label in channels_shown(first)]
-    channels = [channel for channel in found if channel["groups"]]
+    options: dict[str, Any] = {"n_boot": n_boot, "seed": seed, "level": level}
+    read, names, channels = event_channels(states, partial(_read, **options), _channel)
     if not channels:
         return None
     numbers = []
     for index, whole in read.items():
-        options: dict[str, Any] = {"section": "decisions", "model": names[index], "n": whole["n"]}
-        numbers.append(details.rows(whole, ["hit_rate", "false_alarm_rate"], at="members_required", **options))
-        numbers.append(details.rows(whole, ["value"], at="cost_loss", **options))
-        numbers.append(details.rows(whole, ["auc"], **options))
+        told: dict[str, Any] = {"section": "decisions", "model": names[index], "n": whole["n"]}
+        numbers.append(details.rows(whole, ["hit_rate", "false_alarm_rate"], at="members_required", **told))
+        numbers.append(details.rows(whole, ["value"], at="cost_loss", **told))
+        numbers.append(details.rows(whole, ["auc"], **told))
     note = NOTE.format(percent=f"{100 * level:g}")
     return {"id": "decisions", "title": "ROC and economic value", "note": note, "channels": channels, "numbers": numbers}
 
 
-def _read(state: xr.Dataset, leads: np.ndarray, n_boot: int, seed: int, level: float) -> xr.Dataset:
+def _read(state: xr.Dataset, leads: np.ndarray, *, n_boot: int, seed: int, level: float) -> xr.Dataset:
     sums = readout.event_sums(state.sel(prediction_timedelta=leads))
     table = sums["event_table"].sum("time")
     total = table.sum(("members_forecasting", "observed"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import xarray as xr
 from verification import readout
 from verification.event_curves import PROBABILITIES, reliability_bins
 from verification.report import details, diagrams
-from verification.report.choice import channels_shown, event_name, events_shown, holders, hours_of, leads_shown
+from verification.report.choice import event_channels, event_name, hours_of
 from verification.report.diagrams import Curve
 from verification.report.tables import Table, lead_name
 from verification.styles import style_of
@@ -30,30 +31,22 @@ PARTS = ("brier_ecdf", "reliability", "resolution", "uncertainty")
 
 def section(states: Sequence[xr.Dataset], *, n_boot: int = 300, seed: int = 0, level: float = 0.95) -> dict[str, Any] | None:
     """Reliability diagrams of all models for the events of each channel; None where no state keeps events."""
-    known, names = holders(states, "event_table")
-    leads = leads_shown(list(known.values()))
-    if not leads.size:
-        return None
-    first = next(iter(known.values()))
-    read = {index: _read(state, leads, n_boot, seed, level) for index, state in known.items()}
-    found = [_channel(label, events_shown(first, label), read, names) for label in channels_shown(first)]
-    channels = [channel for channel in found if channel["groups"]]
+    options: dict[str, Any] = {"n_boot": n_boot, "seed": seed, "level": level}
+    read, names, channels = event_channels(states, partial(_read, **options), _channel)
     if not channels:
         return None
     numbers = []
     for index, whole in read.items():
-        options: dict[str, Any] = {"section": "reliability", "model": names[index]}
+        told: dict[str, Any] = {"section": "reliability", "model": names[index]}
         bins = whole.assign_coords(bin=np.arange(PROBABILITIES) / (PROBABILITIES - 1))
         bins_of = ["probability", "frequency", "share", "cases"]
-        numbers.append(
-            details.rows(bins, bins_of, at="bin", n=whole["initialisations"].assign_coords(bin=bins["bin"]), **options)
-        )
-        numbers.append(details.rows(whole, ["base_rate", *PARTS], n=whole["n"], **options))
+        numbers.append(details.rows(bins, bins_of, at="bin", n=whole["initialisations"].assign_coords(bin=bins["bin"]), **told))
+        numbers.append(details.rows(whole, ["base_rate", *PARTS], n=whole["n"], **told))
     note = NOTE.format(percent=f"{100 * level:g}", fewest=FEWEST_CASES)
     return {"id": "reliability", "title": "Reliability", "note": note, "channels": channels, "numbers": numbers}
 
 
-def _read(state: xr.Dataset, leads: np.ndarray, n_boot: int, seed: int, level: float) -> xr.Dataset:
+def _read(state: xr.Dataset, leads: np.ndarray, *, n_boot: int, seed: int, level: float) -> xr.Dataset:
     sums = readout.event_sums(state.sel(prediction_timedelta=leads))
     scores = readout.event_ratios(sums.sum("time"), int(state.attrs["members"]))
     parts = scores[["base_rate", *PARTS]]
